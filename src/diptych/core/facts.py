@@ -1,0 +1,474 @@
+"""Everything that can happen, as a machine of the core is told it. Frozen, past tense, self-contained.
+
+A fact that one machine sends to another is the same value on a Unix socket, on a simulated link and in
+a log. Facts about a request carry its attempt: one with an old attempt is a late one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from diptych.core.ids import Attempt, Extents, Incarnation, PageHash, Pages, RequestId
+from diptych.core.recipe import Recipe
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Base of all facts; its tag (the class's name) makes them one union on the wire."""
+
+
+# ---- a door tells control -------------------------------------------------------------------------
+
+
+class RequestArrived(Fact, frozen=True):
+    request: RequestId
+    door: str
+    model: str
+    prompt_tokens: int
+    page_hashes: tuple[PageHash, ...]
+    """One per full page of the prompt's tokens [0, prompt_tokens - 1)."""
+    tokens_max: int
+    sequences: int = 1
+    adapter: str = ""
+    tenant: str = ""
+    priority: int = 0
+    """Higher goes first."""
+    logits_from: int | None = None
+    """Logits of positions from here on are needed: neither split nor prefix reuse passes it."""
+    seeded: bool = False
+    deadline_ns: int | None = None
+    """A duration, counted from the arrival at control."""
+    trace: str = ""
+
+
+class SequenceStart(msgspec.Struct, frozen=True, array_like=True):
+    """Where one sequence stands when an attempt begins."""
+
+    index: int
+    emitted: int
+    page_hashes: tuple[PageHash, ...] = ()
+    """Of the full pages after the shared prompt pages, over prompt tail and emitted tokens."""
+
+
+class ClientGone(Fact, frozen=True):
+    request: RequestId
+
+
+class StreamDrained(Fact, frozen=True):
+    """The door has read all that the attempt's worker ever sent; this is what the client has."""
+
+    request: RequestId
+    attempt: Attempt
+    starts: tuple[SequenceStart, ...]
+    """The sequences that have not finished."""
+
+
+class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request as a door knows it, told to a control plane that may have forgotten it."""
+
+    arrived: RequestArrived
+    attempt: Attempt | None
+    """The attempt that is streaming, if the door knows of one."""
+    recipe: Recipe
+    starts: tuple[SequenceStart, ...]
+
+
+class DoorJoined(Fact, frozen=True):
+    door: str
+    open: tuple[OpenRequest, ...] = ()
+
+
+class DoorLost(Fact, frozen=True):
+    door: str
+
+
+# ---- the supervisor tells control -----------------------------------------------------------------
+
+
+class WorkerSpawned(Fact, frozen=True):
+    """A process was started; it must join within `limit_ns` (loading, compiling)."""
+
+    worker: Incarnation
+    host: str
+    limit_ns: int
+
+
+class WorkerLost(Fact, frozen=True):
+    """The process is killed and reaped: nothing of this incarnation can happen any more."""
+
+    worker: Incarnation
+
+
+class HostStated(Fact, frozen=True):
+    """What one host's agent runs: the pool it made and the workers alive in it."""
+
+    host: str
+    pool_pages: int
+    workers: tuple[Incarnation, ...]
+    shares: tuple[tuple[str, int], ...]
+    """Pages meant for each worker name."""
+
+
+# ---- a worker tells control -----------------------------------------------------------------------
+
+
+class WorkerJoined(Fact, frozen=True):
+    worker: Incarnation
+    host: str
+    role: str
+    """`prefill`, `decode` or `both`: a preference, never a limit."""
+    engine: str
+    models: tuple[str, ...]
+    numerics: tuple[str, ...]
+    """What it can compute, the preferred one first."""
+    formats: tuple[str, ...]
+    page_tokens: int
+    context_tokens_max: int
+    samples: bool = True
+    invariant_rows: bool = True
+    prefill_ns_per_token: int = 0
+    decode_ns_per_step: int = 0
+    owned: Extents = ()
+    streams: tuple[tuple[RequestId, Attempt], ...] = ()
+    """Streams that run on while control was away."""
+
+
+class WorkerBeat(Fact, frozen=True):
+    """Alive, and how far: sent after a change of load and at a third of the lease when idle."""
+
+    worker: Incarnation
+    pages_free: int
+    pages_held: int
+    pages_cached: int
+    waiting: int
+    running: int
+    prompt_tokens_pending: int
+    prefill_ns_per_token: int
+    decode_ns_per_step: int
+    run_overdue_ns: int = 0
+    """How long the run in hand has passed its own prediction."""
+
+
+class ConnectionLost(Fact, frozen=True):
+    """The socket of a peer closed; whether its process is gone is not known yet."""
+
+    peer: str
+
+
+class DeadlinePassed(Fact, frozen=True):
+    """The moment that `next_deadline_ns()` named has come. Drivers say it without a request; inside
+    control it becomes a fact about the request whose own deadline it was."""
+
+    request: RequestId | None = None
+
+
+class DriverStalled(Fact, frozen=True):
+    """The driver of this machine itself stood still for so long: leases move by that."""
+
+    duration_ns: int
+
+
+class TargetReserved(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+    held_tokens: int
+    """Prompt tokens whose pages it already holds."""
+    held: Recipe
+    """Which numerics computed them."""
+
+
+class TargetRefused(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+    reason: str
+    needed_tokens: int
+    limit_tokens: int
+
+
+class PrefillFinished(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+    computed_tokens: int
+    cached_tokens: int
+    duration_ns: int
+    waited_ns: int
+
+
+class StreamStarted(Fact, frozen=True):
+    """All pages up to the split are at hand: the sequences run from here on."""
+
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+    handoff_pages: int
+    handoff_ns: int
+    """From the last offer's arrival to its pages being readable here."""
+    waited_ns: int
+
+
+class StreamPaused(Fact, frozen=True):
+    """Preempted: its pages were let go. The door will state where to resume."""
+
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+
+
+class StreamEnded(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    worker: Incarnation
+    output_tokens: tuple[int, ...]
+    reasons: tuple[str, ...]
+
+
+class OwnershipStated(Fact, frozen=True):
+    """Answer to `PeerLost`: what this worker owns, and what it had claimed of the lost one."""
+
+    worker: Incarnation
+    lost: Incarnation
+    owned: Extents
+    claimed: Extents
+
+
+# ---- control tells a worker -----------------------------------------------------------------------
+
+
+class PagesGranted(Fact, frozen=True):
+    pages: Extents
+    pool_pages: int
+
+
+class TargetRequested(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    door: str
+    model: str
+    prompt_tokens: int
+    page_hashes: tuple[PageHash, ...]
+    starts: tuple[SequenceStart, ...]
+    tokens_max: int
+    adapter: str = ""
+    priority: int = 0
+    logits_from: int | None = None
+    recipe: Recipe = ()
+    """Fixed already (a seed, or a resumed stream): only pages that fit it count as held."""
+    full_need: bool = False
+    """Admit only with pages for the longest possible answer (it was preempted twice)."""
+
+
+class RecipeFixed(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    recipe: Recipe
+    split: int
+    """Prompt tokens [held, split) come from `source`; the rest is computed here."""
+    source: Incarnation | None = None
+
+
+class SourceLost(Fact, frozen=True):
+    """The prefill worker died: say again what is held, the rest will come from elsewhere."""
+
+    request: RequestId
+    attempt: Attempt
+
+
+class PrefillRequested(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    model: str
+    page_hashes: tuple[PageHash, ...]
+    """Of the pages up to the split."""
+    held_tokens: int
+    """Prompt tokens that the target holds already; it offers them where the source lacks them."""
+    split: int
+    recipe: Recipe
+    target: Incarnation
+    priority: int = 0
+
+
+class ContextNeeded(Fact, frozen=True):
+    """Source to target: offer me your pages [first_page, end_page), I lack them as context."""
+
+    request: RequestId
+    attempt: Attempt
+    sender: Incarnation
+    first_page: int
+    end_page: int
+
+
+class RequestReleased(Fact, frozen=True):
+    """Let go of whatever this attempt holds here; said in any state, more than once if need be."""
+
+    request: RequestId
+    attempt: Attempt
+
+
+class PeerLost(Fact, frozen=True):
+    worker: Incarnation
+
+
+class EstateSettled(Fact, frozen=True):
+    """Who owns what the lost worker left: the first claimant inherits, the others now claim from it."""
+
+    lost: Incarnation
+    inherited: Extents
+    lent: tuple[tuple[Incarnation, Extents], ...] = ()
+    """Inherited pages that others claim as well."""
+    moved: tuple[tuple[Incarnation, Extents], ...] = ()
+    """Pages this worker claims and the claimant that owns them now."""
+
+
+class ControlJoined(Fact, frozen=True):
+    """A control plane (perhaps a new one) is there: introduce yourself again."""
+
+    epoch: int
+
+
+class ControlLost(Fact, frozen=True):
+    pass
+
+
+# ---- workers tell each other ----------------------------------------------------------------------
+
+
+class PagesOffered(Fact, frozen=True):
+    """These sealed pages are yours to claim; I keep them until you answer or are known dead."""
+
+    request: RequestId
+    attempt: Attempt
+    sender: Incarnation
+    first_page: int
+    """Index of the first one in the prompt."""
+    pages: Pages
+
+
+class OfferAnswered(Fact, frozen=True):
+    """The one answer to an offer: which pages are claimed, paid for with as many free ones."""
+
+    request: RequestId
+    attempt: Attempt
+    sender: Incarnation
+    first_page: int
+    kept: Pages
+    deposit: Pages
+    serial: int
+
+
+class ClaimReleased(Fact, frozen=True):
+    """The sender reads these pages no more; the owner pays the deposit back."""
+
+    sender: Incarnation
+    pages: Pages
+
+
+class PagesGiven(Fact, frozen=True):
+    """A deposit comes back: the receiver owns these pages now."""
+
+    sender: Incarnation
+    pages: Pages
+    serial: int
+
+
+class PagesTaken(Fact, frozen=True):
+    """Receipt for pages that changed owner by `OfferAnswered` or `PagesGiven`."""
+
+    sender: Incarnation
+    serial: int
+
+
+# ---- the step loop tells its worker ---------------------------------------------------------------
+
+
+class SequenceFinish(msgspec.Struct, frozen=True, array_like=True):
+    request: RequestId
+    sequence: int
+    reason: str
+    emitted: int
+    """Output tokens of the sequence, over all attempts."""
+    page_hashes: tuple[PageHash, ...]
+    """Of its full pages after the shared prompt pages."""
+
+
+class StepsRan(Fact, frozen=True):
+    run: int
+    steps: int
+    duration_ns: int
+    finished: tuple[SequenceFinish, ...] = ()
+
+
+# ---- control tells a door -------------------------------------------------------------------------
+
+
+class RequestRouted(Fact, frozen=True):
+    request: RequestId
+    attempt: Attempt
+    target: Incarnation
+    source: Incarnation | None
+    split: int
+    recipe: Recipe
+    held_tokens: int
+    reasons: tuple[str, ...]
+
+
+class RequestRejected(Fact, frozen=True):
+    request: RequestId
+    kind: str
+    """`overloaded`, `too_long`, `unknown_model`, `deadline`, `unavailable`, `failed`."""
+    message: str
+    retry_after_ns: int | None = None
+    field: str | None = None
+    limit: int | None = None
+
+
+class StreamInterrupted(Fact, frozen=True):
+    """The attempt's worker is gone or let the stream go: drain what it sent, then state it."""
+
+    request: RequestId
+    attempt: Attempt
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    attempt: Attempt
+    target: Incarnation
+    source: Incarnation | None
+    split: int
+    held_tokens: int
+    outcome: str
+    """`finished`, `target lost`, `source lost`, `preempted`, `released` or `rerouted`."""
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """What one request left behind; durations in nanoseconds, no text and no token ids."""
+
+    request: RequestId
+    prefill_worker: str | None
+    decode_worker: str | None
+    split: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    recipe: Recipe
+    queue_ns: int
+    prefill_ns: int
+    prefill_tokens: int
+    handoff_pages: int
+    handoff_ns: int
+    bytes_moved: int
+    attempts: tuple[AttemptRecord, ...]
+    exact: bool
+    finish_reason: str
+    reasons: tuple[str, ...]
+
+
+class RequestEnded(Fact, frozen=True):
+    """Control is done with the request. `failure` names why when the stream did not end by itself."""
+
+    request: RequestId
+    record: RequestRecord
+    failure: str | None = None
+
+
+WIRE_FACTS: tuple[type[Fact], ...] = tuple(Fact.__subclasses__())
