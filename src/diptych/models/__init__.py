@@ -1,0 +1,1 @@
+"""Models from files: weights, tokenizers, chat templates and where to get them."""
