@@ -81,6 +81,8 @@ class Connected(HostMessage, frozen=True):
 
     peer: str
     """`control`, a door's incarnation or a worker's."""
+    epoch: int = 0
+    """Of the control plane, where the peer is `control`."""
 
 
 class ProcessStarted(HostMessage, frozen=True):
