@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from diptych.core.facts import Fact
-from diptych.core.ids import Incarnation, Pages, RequestId
+from diptych.core.ids import Attempt, Incarnation, Pages, RequestId
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -25,6 +25,7 @@ class PromptSpan(msgspec.Struct, frozen=True, array_like=True):
     Spans of a step are listed so that each depends on earlier ones only."""
 
     request: RequestId
+    attempt: Attempt
     sequence: int
     first: int
     count: int
@@ -39,6 +40,7 @@ class TablePart(msgspec.Struct, frozen=True, array_like=True):
     """From logical page `start` on, this sequence's pages are `pages`."""
 
     request: RequestId
+    attempt: Attempt
     sequence: int
     start: int
     pages: Pages
@@ -64,15 +66,17 @@ class EndRun(Action, frozen=True):
 
 
 class DropRequest(Action, frozen=True):
-    """The step loop forgets the request (samplers, tables, token log). Never during a run that has it."""
+    """The step loop forgets the attempt (samplers, tables, token log). Never during a run that has it."""
 
     request: RequestId
+    attempt: Attempt
 
 
 class PauseStream(Action, frozen=True):
     """Tell the request's door, behind the tokens already sent to it, that the attempt stops here."""
 
     request: RequestId
+    attempt: Attempt
 
 
 class FenceWorker(Action, frozen=True):

@@ -127,7 +127,10 @@ class WorkerJoined(Fact, frozen=True):
     invariant_rows: bool = True
     prefill_ns_per_token: int = 0
     decode_ns_per_step: int = 0
-    owned: Extents = ()
+    room: int = 0
+    """Pages it was granted so far; 0 for a fresh one, which owns nothing."""
+    peers: tuple[Incarnation, ...] = ()
+    """Workers it has claims, loans or debts with."""
     streams: tuple[tuple[RequestId, Attempt], ...] = ()
     """Streams that run on while control was away."""
 
@@ -225,20 +228,26 @@ class StreamEnded(Fact, frozen=True):
 
 
 class OwnershipStated(Fact, frozen=True):
-    """Answer to `PeerLost`: what this worker owns, and what it had claimed of the lost one."""
+    """Answer to `PeerLost`. Until `EstateSettled` no page changes hands at this worker."""
 
     worker: Incarnation
     lost: Incarnation
     owned: Extents
     claimed: Extents
+    """What it had claimed of the lost one's pages, and paid for."""
+    short: int
+    """Deposits that the lost one had still to pay back."""
 
 
 # ---- control tells a worker -----------------------------------------------------------------------
 
 
 class PagesGranted(Fact, frozen=True):
+    """Pages that nobody owns become the worker's."""
+
     pages: Extents
-    pool_pages: int
+    room: int
+    """By how many its room grows; the rest makes up for deposits that a dead worker owed it."""
 
 
 class TargetRequested(Fact, frozen=True):
@@ -307,6 +316,8 @@ class RequestReleased(Fact, frozen=True):
 
 
 class PeerLost(Fact, frozen=True):
+    """A worker of this host is killed and reaped. State what you own; an empty name asks only that."""
+
     worker: Incarnation
 
 
@@ -319,6 +330,8 @@ class EstateSettled(Fact, frozen=True):
     """Inherited pages that others claim as well."""
     moved: tuple[tuple[Incarnation, Extents], ...] = ()
     """Pages this worker claims and the claimant that owns them now."""
+    deposits: Extents = ()
+    """What the other claimants had paid the lost one: the heir's now, with their claims."""
 
 
 class ControlJoined(Fact, frozen=True):
@@ -384,6 +397,7 @@ class PagesTaken(Fact, frozen=True):
 
 class SequenceFinish(msgspec.Struct, frozen=True, array_like=True):
     request: RequestId
+    attempt: Attempt
     sequence: int
     reason: str
     emitted: int

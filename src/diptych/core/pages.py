@@ -1,0 +1,274 @@
+"""One worker's books of pages: which it owns, which are free, which changed hands and what is owed.
+
+Every page of a pool has one owner, and only the owner writes it. A worker's pages are
+
+    free       nobody's content
+    private    written by, or set aside for, one task (not in the prefix tree)
+    in the tree   sealed: pinned by live tasks, lent to claimants, or idle (the cache)
+    given      on the way to another worker, still listed as ours until its receipt comes
+
+and beside them the tree holds *foreign* pages: sealed pages of other workers that this one has claimed
+and paid for with as many of its own. That deposit comes back when the claim ends, so every worker's
+room stays what it was granted, wherever the pages of its sequences lie.
+
+While the estate of a dead worker is being settled (`frozen`) nothing changes hands: neither gifts nor
+receipts go out, so the owners' statements add up to the pool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from diptych.core.actions import Action, Send
+from diptych.core.errors import BrokenInvariant
+from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
+from diptych.core.ids import CONTROL, Extents, Incarnation, Pages, from_extents, to_extents
+from diptych.core.prefix import PrefixTree
+
+
+class PageCounts(msgspec.Struct, frozen=True):
+    """`free + held + cached == total`; pages lent out are counted by their claimant, who paid for them."""
+
+    free: int
+    held: int
+    cached: int
+    total: int
+
+
+class Ledger:
+    """Pages of one worker. Methods append the messages they cause to `outbox`."""
+
+    def __init__(self, worker: Incarnation, page_tokens: int, private_pages: Callable[[], list[int]]) -> None:
+        """`private_pages` lists what the tasks hold: only they know, and only deaths and checks ask."""
+        self.worker = worker
+        self._private_pages = private_pages
+        self.tree = PrefixTree(page_tokens)
+        self.free: list[int] = []
+        self.private = 0
+        self.granted = 0
+        """Pages this worker was granted and has not lost: its room."""
+        self.given: dict[int, tuple[Incarnation, Pages]] = {}
+        self.debts: dict[Incarnation, int] = {}
+        """Deposits to pay back as soon as pages are free."""
+        self.owed: dict[Incarnation, int] = {}
+        """Deposits that owners of released claims have still to pay back."""
+        self.frozen: dict[Incarnation, None] = {}
+        """Lost workers whose estates are not settled."""
+        self.lost: dict[Incarnation, None] = {}
+        self.outbox: list[Action] = []
+        self._held_back: deque[Send] = deque()
+        self._serial = 0
+
+    # ---- taking and freeing -----------------------------------------------------------------------
+
+    def grant(self, pages: Extents, room: int) -> None:
+        added = from_extents(pages)
+        self.granted += room
+        self.free.extend(reversed(added))
+        self.settle()
+
+    def available(self) -> int:
+        """Pages that could be taken now, cache included, before debts."""
+        return len(self.free) + self.tree.idle_pages
+
+    def take(self, count: int) -> list[int] | None:
+        """`count` free pages as private ones, evicting the cache where needed; None where not (yet).
+
+        Evicting a foreign page ends its claim and brings a page back only when its owner pays.
+        """
+        if self.debts and not self.settle():
+            return None
+        if not self._make_room(count):
+            return None
+        taken = self._pop(count)
+        self.private += count
+        return taken
+
+    def _make_room(self, count: int) -> bool:
+        owed = sum(self.owed.values())
+        while len(self.free) + owed < count:
+            evicted = None if self.frozen else self.tree.evict(count - len(self.free) - owed)
+            if evicted is None:
+                return False
+            owner, pages = evicted
+            if owner is None:
+                self.free.extend(pages)
+            else:
+                self.release_claim(owner, tuple(pages))
+                owed += len(pages)
+        return len(self.free) >= count
+
+    def _pop(self, count: int) -> list[int]:
+        if count == 0:
+            return []
+        taken = self.free[-count:]
+        del self.free[-count:]
+        taken.reverse()
+        return taken
+
+    def free_private(self, pages: list[int]) -> None:
+        self.private -= len(pages)
+        self.free.extend(pages)
+        self.settle()
+
+    def seal(self, count: int) -> None:
+        """`count` private pages went into the tree."""
+        self.private -= count
+
+    # ---- changing hands ---------------------------------------------------------------------------
+
+    def give_private(self, to: Incarnation, pages: list[int]) -> int:
+        """Private pages become another worker's when its receipt comes. Returns the serial."""
+        self._serial += 1
+        self.private -= len(pages)
+        if pages:
+            self.given[self._serial] = (to, tuple(pages))
+        return self._serial
+
+    def receive(self, sender: Incarnation, pages: Pages, serial: int) -> None:
+        """Another worker's pages are ours now: a deposit, or one of ours that comes back."""
+        if not pages:
+            return
+        self.free.extend(pages)
+        self._send(sender, PagesTaken(sender=self.worker, serial=serial))
+
+    def receipt(self, serial: int) -> None:
+        self.given.pop(serial, None)
+
+    def release_claim(self, owner: Incarnation, pages: Pages) -> None:
+        """Foreign pages that left the tree: tell their owner, who owes us as many."""
+        self.owed[owner] = self.owed.get(owner, 0) + len(pages)
+        self._send(owner, ClaimReleased(sender=self.worker, pages=pages))
+
+    def paid_back(self, sender: Incarnation, pages: Pages, serial: int) -> None:
+        self.owed[sender] -= len(pages)
+        if not self.owed[sender]:
+            del self.owed[sender]
+        self.receive(sender, pages, serial)
+        self.settle()
+
+    def claim_ended(self, claimant: Incarnation, pages: Pages) -> None:
+        self.free.extend(self.tree.take_back(claimant, pages))
+        self.debts[claimant] = self.debts.get(claimant, 0) + len(pages)
+        self.settle()
+
+    def settle(self) -> bool:
+        """Pays debts from free and idle pages as far as they go; True where none is left."""
+        if self.frozen:
+            return not self.debts
+        for creditor in list(self.debts):
+            debt = self.debts[creditor]
+            self._make_room(debt)
+            paid = self._pop(min(debt, len(self.free)))
+            if paid:
+                self._serial += 1
+                self.given[self._serial] = (creditor, tuple(paid))
+                self._send(creditor, PagesGiven(sender=self.worker, pages=tuple(paid), serial=self._serial))
+            if len(paid) == debt:
+                del self.debts[creditor]
+            else:
+                self.debts[creditor] = debt - len(paid)
+        return not self.debts
+
+    def _send(self, to: Incarnation, fact: Fact) -> None:
+        self.send_ownership(Send(to=to, fact=fact))
+
+    def send_ownership(self, send: Send) -> None:
+        """Messages that move pages wait while an estate is settled."""
+        if self.frozen:
+            self._held_back.append(send)
+        else:
+            self.outbox.append(send)
+
+    # ---- the death of another worker --------------------------------------------------------------
+
+    def freeze(self, lost: Incarnation) -> tuple[Extents, Extents, int]:
+        """Stops every change of hands and closes the books with the lost worker.
+
+        Its claims on us end; what we owe it we owe to its estate, which control keeps; what was on its
+        way to it belongs to the estate. Returns what we own, what we claim of its pages and how many
+        deposits it had still to pay back.
+        """
+        self.frozen[lost] = None
+        short = 0
+        if lost:
+            self.lost[lost] = None
+            back = self.tree.lent_to(lost)
+            self.free.extend(self.tree.take_back(lost, back))
+            debt = self.debts.pop(lost, 0) + len(back)
+            if debt:
+                self.debts[CONTROL] = self.debts.get(CONTROL, 0) + debt
+            self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != lost}
+            self._held_back = deque(send for send in self._held_back if send.to != lost)
+            short = self.owed.pop(lost, 0)
+        return self.owned(), to_extents(self.tree.foreign(lost)), short
+
+    def thaw(self, settled: EstateSettled) -> None:
+        """Claims on the lost worker become our pages, or claims on the heir; hands may change again."""
+        self.tree.change_owner(from_extents(settled.inherited), None)
+        for claimant, extents in settled.lent:
+            for page in from_extents(extents):
+                self.tree.lend(claimant, (page,))
+        for heir, extents in settled.moved:
+            self.tree.change_owner(from_extents(extents), heir)
+        self.free.extend(from_extents(settled.deposits))
+        self.frozen.pop(settled.lost, None)
+        if not self.frozen:
+            while self._held_back:
+                self.outbox.append(self._held_back.popleft())
+        self.settle()
+
+    def control_lost(self) -> None:
+        """Estates that the old control was settling start afresh with the next one; what was on its
+        way to it is nobody's, and the next one will find it so."""
+        self.frozen = {}
+        self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != CONTROL}
+        while self._held_back:
+            self.outbox.append(self._held_back.popleft())
+
+    def peers(self) -> tuple[Incarnation, ...]:
+        """Workers that the books name, alive or not."""
+        names = dict.fromkeys([*self.debts, *self.owed, *(to for to, _ in self.given.values())])
+        for node in self.tree.nodes():
+            names.update(node.lent)
+            if node.owner is not None:
+                names[node.owner] = None
+        names.pop(CONTROL, None)
+        return tuple(names)
+
+    # ---- books ------------------------------------------------------------------------------------
+
+    def owned_pages(self) -> list[int]:
+        """Every page of ours, those on their way included. What goes to control is not: control has
+        it before it reads any later statement of ours."""
+        pages = [*self.free, *self._private_pages()]
+        pages += [page for page, node in self.tree.node_at.items() if node.owner is None]
+        for to, given in self.given.values():
+            if to != CONTROL:
+                pages += given
+        return pages
+
+    def owned(self) -> Extents:
+        return to_extents(self.owned_pages())
+
+    def counts(self) -> PageCounts:
+        held = self.private + self.tree.pinned_pages
+        cached = self.tree.idle_pages
+        free = len(self.free)
+        return PageCounts(free=free, held=held, cached=cached, total=free + held + cached)
+
+    def check(self) -> None:
+        """One entry per page; counts agree; nothing free is claimed (free and tree are disjoint)."""
+        self.tree.check()
+        private = self._private_pages()
+        if len(private) != self.private:
+            raise BrokenInvariant(self.worker, f"{self.private} private pages booked, {len(private)} found")
+        owned = self.owned_pages()
+        if len(owned) != len(set(owned)):
+            raise BrokenInvariant(self.worker, "a page is booked twice")
+        foreign = [page for page, node in self.tree.node_at.items() if node.owner is not None]
+        if not set(owned).isdisjoint(foreign):
+            raise BrokenInvariant(self.worker, "a claimed page is booked as owned")

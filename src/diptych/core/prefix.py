@@ -1,0 +1,386 @@
+"""The prefix tree of one worker: sealed pages by what they hold, who uses them, and which may go first.
+
+A node is a run of consecutive pages computed by one numerics. The path from the root spells a prompt:
+page hashes chain (a page's hash covers all before it), and a page also matches only where the numerics
+of every page above it match, because the path says so. Two nodes may hold the same tokens by different
+numerics; they are different pages.
+
+    root -- [A B C | int8] -- [D E | int4]          a first turn and its answer
+                    \\-- [D'   | int8]                another continuation of A B C
+
+A node is *pinned* by every live user whose path passes through it, *lent* while another worker has a
+paid claim on it, and otherwise *idle*: cached, and first to go when pages are short. Idle nodes are
+kept in order of last use, every child before its parent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from diptych.core.errors import BrokenInvariant
+from diptych.core.ids import Incarnation, PageHash
+from diptych.core.recipe import Recipe, numerics_at, run_end
+
+
+class Node:
+    __slots__ = ("children", "detached", "hashes", "lent", "numerics", "owner", "pages", "parent", "pins")
+
+    def __init__(
+        self,
+        parent: Node | None,
+        hashes: tuple[PageHash, ...],
+        pages: list[int],
+        numerics: str,
+        owner: Incarnation | None,
+    ) -> None:
+        self.parent = parent
+        self.hashes = hashes
+        self.pages = pages
+        self.numerics = numerics
+        self.owner = owner
+        """The worker whose page it is, None for our own."""
+        self.children: dict[PageHash, list[Node]] = {}
+        self.pins = 0
+        self.lent: dict[Incarnation, None] = {}
+        self.detached = False
+        """Evicted from under a lent node: no longer found, freed when its last claim ends."""
+
+
+class PrefixTree:
+    """Knows pages only by number; whether a page is free or whose it becomes is the ledger's matter."""
+
+    def __init__(self, page_tokens: int) -> None:
+        self.page_tokens = page_tokens
+        self.root = Node(None, (), [], "", None)
+        self.node_at: dict[int, Node] = {}
+        self.idle: OrderedDict[Node, None] = OrderedDict()
+        self.idle_pages = 0
+        self.pinned_pages = 0
+        self.lent_pages = 0
+
+    # ---- finding ----------------------------------------------------------------------------------
+
+    def match(
+        self,
+        hashes: tuple[PageHash, ...],
+        recipe: Recipe = (),
+        *,
+        above: Node | None = None,
+        first_page: int = 0,
+    ) -> list[tuple[Node, int]]:
+        """Longest cached path of `hashes` below `above`, as (node, pages of it that match).
+
+        With a recipe, pages count only where their numerics are the recipe's.
+        """
+        node = above or self.root
+        path: list[tuple[Node, int]] = []
+        index, total = 0, len(hashes)
+        while index < total:
+            child, limit = self._choose(node, hashes[index], recipe, first_page + index)
+            if child is None:
+                break
+            length = min(len(child.hashes), total - index, limit)
+            matched = _common(child.hashes, hashes, index, length)
+            path.append((child, matched))
+            if matched < len(child.hashes):
+                break
+            node = child
+            index += matched
+        return path
+
+    def _choose(self, node: Node, key: PageHash, recipe: Recipe, page: int) -> tuple[Node | None, int]:
+        bucket = node.children.get(key)
+        if not bucket:
+            return None, 0
+        if not recipe:
+            return bucket[0], 1 << 30
+        position = page * self.page_tokens
+        numerics = numerics_at(recipe, position)
+        for child in bucket:
+            if child.numerics == numerics:
+                return child, run_end(recipe, position) // self.page_tokens - page
+        return None, 0
+
+    def acquire(
+        self,
+        hashes: tuple[PageHash, ...],
+        recipe: Recipe = (),
+        *,
+        above: Node | None = None,
+        first_page: int = 0,
+    ) -> tuple[Node, list[int]]:
+        """Pins the longest cached path; returns its last node (or `above`) and the pages below `above`.
+
+        The whole path up to the root is pinned once more, also the part above `above`.
+        """
+        leaf = above or self.root
+        pages: list[int] = []
+        for node, matched in self.match(hashes, recipe, above=above, first_page=first_page):
+            if matched == 0:
+                break
+            leaf = self._split(node, matched) if matched < len(node.pages) else node
+            pages += leaf.pages
+        self.pin(leaf)
+        return leaf, pages
+
+    # ---- use --------------------------------------------------------------------------------------
+
+    def pin(self, leaf: Node) -> None:
+        node: Node = leaf
+        while node.parent is not None:
+            self._pin_one(node)
+            node = node.parent
+
+    def _pin_one(self, node: Node) -> None:
+        node.pins += 1
+        if node.pins == 1 and not node.lent:
+            del self.idle[node]
+            self.idle_pages -= len(node.pages)
+            self.pinned_pages += len(node.pages)
+
+    def unpin(self, leaf: Node) -> None:
+        node: Node = leaf
+        while node.parent is not None:
+            node.pins -= 1
+            if node.pins == 0 and not node.lent:
+                self.pinned_pages -= len(node.pages)
+                self._rest(node)
+            node = node.parent
+
+    def _rest(self, node: Node) -> None:
+        self.idle[node] = None
+        self.idle_pages += len(node.pages)
+
+    def extend(
+        self,
+        leaf: Node,
+        hashes: tuple[PageHash, ...],
+        pages: list[int],
+        numerics: str,
+        owner: Incarnation | None = None,
+    ) -> tuple[Node, list[int]]:
+        """Adds sealed pages below a leaf the caller has pinned, and moves the caller's pin down to them.
+
+        Returns the new leaf and those of `pages` that are not in the tree because the same content is
+        there already: they stay the caller's.
+        """
+        doubles: list[int] = []
+        index, total = 0, len(hashes)
+        while index < total:
+            child = next((c for c in leaf.children.get(hashes[index], ()) if c.numerics == numerics), None)
+            if child is None:
+                child = Node(leaf, hashes[index:], pages[index:], numerics, owner)
+                self._adopt(leaf, child)
+                child.pins = 1
+                self.pinned_pages += len(child.pages)
+                return child, doubles
+            matched = _common(child.hashes, hashes, index, min(len(child.hashes), total - index))
+            if matched < len(child.pages):
+                child = self._split(child, matched)
+            self._pin_one(child)
+            doubles += pages[index : index + matched]
+            leaf = child
+            index += matched
+        return leaf, doubles
+
+    def _adopt(self, parent: Node, child: Node) -> None:
+        parent.children.setdefault(child.hashes[0], []).append(child)
+        for page in child.pages:
+            self.node_at[page] = child
+
+    def _split(self, node: Node, count: int) -> Node:
+        """Cuts a node after `count` pages. The node keeps the lower part (pins name their last node);
+        returns the new upper one."""
+        parent = node.parent
+        assert parent is not None
+        upper = Node(parent, node.hashes[:count], node.pages[:count], node.numerics, node.owner)
+        upper.pins = node.pins
+        upper.lent = dict(node.lent)
+        upper.detached = node.detached
+        if not node.detached:
+            bucket = parent.children[node.hashes[0]]
+            bucket[bucket.index(node)] = upper
+        node.hashes = node.hashes[count:]
+        node.pages = node.pages[count:]
+        node.parent = upper
+        upper.children[node.hashes[0]] = [node]
+        for page in upper.pages:
+            self.node_at[page] = upper
+        if node in self.idle:
+            self.idle.move_to_end(node)
+            self.idle[upper] = None
+            self._reorder_above(upper)
+        return upper
+
+    # ---- letting go -------------------------------------------------------------------------------
+
+    def evict(self, pages_max: int) -> tuple[Incarnation | None, list[int]] | None:
+        """Takes up to `pages_max` pages from the end of the least recently used idle run.
+
+        Returns (owner, pages), or None where nothing is idle.
+        """
+        node = next(iter(self.idle), None)
+        if node is None:
+            return None
+        self._detach_lent(node)
+        count = min(pages_max, len(node.pages))
+        taken = node.pages[len(node.pages) - count :]
+        self.idle_pages -= count
+        for page in taken:
+            del self.node_at[page]
+        if count == len(node.pages):
+            del self.idle[node]
+            self._unlink(node)
+        else:
+            node.pages = node.pages[: len(node.pages) - count]
+            node.hashes = node.hashes[: len(node.pages)]
+        return node.owner, taken
+
+    def _unlink(self, node: Node) -> None:
+        parent = node.parent
+        assert parent is not None
+        bucket = parent.children[node.hashes[0]]
+        bucket.remove(node)
+        if not bucket:
+            del parent.children[node.hashes[0]]
+
+    def _detach_lent(self, node: Node) -> None:
+        """What hangs below the oldest idle node can only be lent: it lives on, but is found no more."""
+        for bucket in node.children.values():
+            for child in bucket:
+                if not child.lent:
+                    raise BrokenInvariant("prefix tree", "an idle node is older than its idle child")
+                child.detached = True
+                self._detach_lent(child)
+        node.children.clear()
+
+    # ---- claims of others -------------------------------------------------------------------------
+
+    def lend(self, claimant: Incarnation, pages: tuple[int, ...]) -> None:
+        for node in self._runs(pages):
+            if not node.lent:
+                if node.pins:
+                    self.pinned_pages -= len(node.pages)
+                else:
+                    del self.idle[node]
+                    self.idle_pages -= len(node.pages)
+                self.lent_pages += len(node.pages)
+            node.lent[claimant] = None
+
+    def take_back(self, claimant: Incarnation, pages: tuple[int, ...]) -> list[int]:
+        """Ends a claim. Returns the pages that nobody can find any more: they are free now."""
+        freed: list[int] = []
+        for node in self._runs(pages):
+            del node.lent[claimant]
+            if node.lent:
+                continue
+            self.lent_pages -= len(node.pages)
+            if node.pins:
+                self.pinned_pages += len(node.pages)
+            elif node.detached:
+                freed += node.pages
+                for page in node.pages:
+                    del self.node_at[page]
+            else:
+                self._rest(node)
+                self._reorder_above(node)
+        return freed
+
+    def _reorder_above(self, node: Node) -> None:
+        """A node that rests again must not be younger than its idle ancestors."""
+        parent = node.parent
+        while parent is not None:
+            if parent in self.idle:
+                self.idle.move_to_end(parent)
+            parent = parent.parent
+
+    def lent_to(self, claimant: Incarnation) -> tuple[int, ...]:
+        return tuple(page for node in self.nodes() if claimant in node.lent for page in node.pages)
+
+    def _runs(self, pages: tuple[int, ...]) -> Iterator[Node]:
+        """Nodes that hold exactly `pages` (in prompt order), splitting where a border falls inside."""
+        index = 0
+        while index < len(pages):
+            node = self.node_at[pages[index]]
+            offset = node.pages.index(pages[index])
+            if offset:
+                self._split(node, offset)
+            count = 1
+            limit = min(len(node.pages), len(pages) - index)
+            while count < limit and node.pages[count] == pages[index + count]:
+                count += 1
+            yield self._split(node, count) if count < len(node.pages) else node
+            index += count
+
+    # ---- claims on others -------------------------------------------------------------------------
+
+    def foreign(self, owner: Incarnation) -> list[int]:
+        return [page for page, node in self.node_at.items() if node.owner == owner]
+
+    def change_owner(self, pages: list[int], owner: Incarnation | None) -> None:
+        remaining = set(pages)
+        for page in pages:
+            node = self.node_at[page]
+            if page in remaining and remaining.issuperset(node.pages):
+                node.owner = owner
+                remaining.difference_update(node.pages)
+            elif page in remaining:
+                for part in self._runs((page,)):
+                    part.owner = owner
+                remaining.discard(page)
+
+    # ---- books ------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[Node]:
+        return list(dict.fromkeys(self.node_at.values()))
+
+    def check(self) -> None:
+        """Raises `BrokenInvariant` unless every count, order and pin agrees with the nodes themselves."""
+        idle = pinned = lent = 0
+        for node in self.nodes():
+            count = len(node.pages)
+            if not count or count != len(node.hashes):
+                raise BrokenInvariant("prefix tree", "a node's pages and hashes differ in number")
+            if any(self.node_at.get(page) is not node for page in node.pages):
+                raise BrokenInvariant("prefix tree", "a page is indexed under another node")
+            if (node in self.idle) != (not node.pins and not node.lent):
+                raise BrokenInvariant("prefix tree", "idle is not what is neither pinned nor lent")
+            below = sum(child.pins for bucket in node.children.values() for child in bucket)
+            if below > node.pins:
+                raise BrokenInvariant("prefix tree", "a pinned node hangs below an unpinned one")
+            if node.lent:
+                lent += count
+            elif node.pins:
+                pinned += count
+            else:
+                idle += count
+        if (idle, pinned, lent) != (self.idle_pages, self.pinned_pages, self.lent_pages):
+            raise BrokenInvariant("prefix tree", "page counts differ from the nodes'")
+        self._check_order()
+
+    def _check_order(self) -> None:
+        older: set[Node] = set()
+        for node in self.idle:
+            older.add(node)
+            parent = node.parent
+            while parent is not None:
+                if parent in older:
+                    raise BrokenInvariant("prefix tree", "an idle node is older than one below it")
+                parent = parent.parent
+
+
+def _common(run: tuple[PageHash, ...], hashes: tuple[PageHash, ...], index: int, length: int) -> int:
+    """How many of the first `length` hashes agree. Hashes chain, so the last that agrees decides."""
+    if length <= 0:
+        return 0
+    if run[length - 1] == hashes[index + length - 1]:
+        return length
+    low, high = 0, length - 1
+    while low < high:
+        middle = (low + high) // 2
+        if run[middle] == hashes[index + middle]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
