@@ -131,7 +131,8 @@ class _Header:
         if kind == _STRING:
             return self._strings(count, key)
         if kind not in _SCALARS:
-            return [self._value(kind, key) for _ in range(count)]
+            what = "nested arrays" if kind == _ARRAY else f"elements of unknown type {kind}"
+            raise ModelError(f"{self._path}: metadata {key} holds {what}")
         layout = f"<{count}{_SCALARS[kind][1]}"
         values = struct.unpack_from(layout, self._data, self._offset)
         self._offset += struct.calcsize(layout)
@@ -184,6 +185,10 @@ class _Header:
                 f"{self._path}: tensor {name} is encoded as {found}; "
                 f"supported are {', '.join(_ENCODINGS.values())}"
             )
+        if 0 in shape:
+            raise ModelError(f"{self._path}: tensor {name} is empty, its shape is {shape}")
+        if offset % 4:
+            raise ModelError(f"{self._path}: tensor {name} starts at byte {offset}, which is not aligned")
         size_bytes = int(np.prod(shape[:-1], dtype=object)) * row_bytes(encoding, shape[-1])
         if offset + size_bytes > len(self._data):
             raise ModelError(f"{self._path}: tensor {name} ends past the end of the file; is it complete?")

@@ -132,7 +132,10 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> Tokenizer:
         raise ModelError(f"{source}: {len(kinds)} tokenizer.ggml.token_type for {len(texts)} tokens")
     merges = [_merge(text, source) for text in _list(metadata, "tokenizer.ggml.merges", source)]
     vocabulary = {text: token for token, text in enumerate(texts)}
-    backend = Backend(models.BPE(vocabulary, merges, ignore_merges=whole_words_first(name)))
+    try:
+        backend = Backend(models.BPE(vocabulary, merges, ignore_merges=whole_words_first(name)))
+    except Exception as error:  # the package raises bare Exception for every inconsistency
+        raise ModelError(f"{source}: tokenizer.ggml.merges do not fit the tokens: {error}") from error
     backend.pre_tokenizer = pre_tokenizer(name)
     form = normalizer(name)
     if form is not None:
