@@ -77,6 +77,15 @@ class HostLink:
             self._loop.add_writer(self._end, self._flush)
         self._waiting.append((data, [os.dup(descriptor) for descriptor in descriptors]))
 
+    def drain(self) -> None:
+        """Hands over what the peer sent before it ended."""
+        while self._open:
+            try:
+                message, descriptors = receive_packet(self._end)
+            except (BlockingIOError, EOFError, ConnectionResetError):
+                return
+            self._received(message, descriptors)
+
     def close(self) -> None:
         """Ends the link without calling `closed`."""
         if not self._open:

@@ -29,6 +29,25 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     """msgpack of `diptych.wire.kv_format.KvFormat`."""
 
 
+class PackAsked(HostMessage, frozen=True):
+    """First message to the packer, the short-lived child that loads the model."""
+
+    model: str
+    """What `diptych.models.resolve` takes."""
+    engines: tuple[str, ...]
+    formats: tuple[str, ...]
+    """Weight formats that the native workers of this host compute."""
+    page_tokens: int
+
+
+class Packed(HostMessage, frozen=True):
+    """The packer's answer. Descriptors: one read-only memfd for each name in `weights`."""
+
+    model: ModelSource
+    weights: tuple[str, ...]
+    seconds: float
+
+
 class WorkerLaunch(HostMessage, frozen=True):
     """First message to a worker. Descriptors: the pool, then one for each name in `weights`."""
 
@@ -73,7 +92,6 @@ class DoorLaunch(HostMessage, frozen=True):
     scripted: bool
     """The engines need no weights: the door uses the byte tokenizer."""
     records_path: str | None
-    options: dict[str, int | float | str]
 
 
 class Connected(HostMessage, frozen=True):
@@ -122,7 +140,9 @@ class StopAsked(HostMessage, frozen=True):
 
 
 HostUnion = (
-    WorkerLaunch
+    PackAsked
+    | Packed
+    | WorkerLaunch
     | ControlLaunch
     | DoorLaunch
     | Connected

@@ -1,0 +1,27 @@
+"""What one `diptych serve` runs, as a value: checked at the edge, read by the supervisor."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diptych.core.config import SECOND_NS
+from diptych.live.fleet_file import WorkerPlan
+
+
+class ServePlan(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    workers: tuple[WorkerPlan, ...]
+    address: str = "127.0.0.1"
+    port: int = 8000
+    pool_bytes: int | None = None
+    page_tokens: int = 16
+    lease_ns: int = 3 * SECOND_NS
+    grace_ns: int = 10 * SECOND_NS
+    """How long open streams may go on after SIGTERM."""
+    start_limit_ns: int = 60 * SECOND_NS
+    """A worker that has not joined by then is killed and started anew."""
+    records_path: str | None = None
+
+    @property
+    def scripted(self) -> bool:
+        return self.workers[0].engine == "scripted"

@@ -1,0 +1,379 @@
+"""The host's agent: it starts, kills, reaps, fences and restarts processes, and decides nothing else.
+
+    supervisor ──host link──> packer (ends when the weights lie in memfds)
+               ──host link──> control
+               ──host link──> door-0@1
+               ──host link──> prefill-0@1, decode-0@1, ...
+
+Every stream socket between two children is a pair made here and handed to both, so nobody listens and
+no file is left behind. A child that dies is known by its pidfd, reaped, told to control (`WorkerLost`:
+nothing of that incarnation can happen any more) and started again after a pause that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+from diptych.core.config import SECOND_NS, ControlConfig
+from diptych.core.facts import Fact, HostStated, WorkerLost, WorkerSpawned
+from diptych.core.ids import CONTROL, incarnation
+from diptych.live.child import Child
+from diptych.live.launch import (
+    Connected,
+    ControlLaunch,
+    DoorLaunch,
+    FenceAsked,
+    HostMessage,
+    PackAsked,
+    Packed,
+    ProcessStarted,
+    Served,
+    StartFailed,
+    StopAsked,
+    WorkerLaunch,
+)
+from diptych.live.pool import create_pool, pool_pages
+from diptych.live.serve_plan import ServePlan
+
+RESTART_FIRST_S = 0.1
+RESTART_LAST_S = 10.0
+STABLE_S = 30.0
+"""A process that lived so long starts its next pause from the beginning."""
+START_FAILURES_MAX = 3
+"""So many deaths of one process before the fleet first served end the start."""
+CUT_S = 2.0
+"""How long a child may take to end after it was asked to, beyond the grace."""
+HOST = "host-0"
+DOOR = "door-0"
+
+
+class Slot:
+    """A process that should run: its name stays, its incarnations come and go."""
+
+    def __init__(self, name: str, module: str, core: int | None = None) -> None:
+        self.name = name
+        self.module = module
+        self.core = core
+        self.epoch = 0
+        self.child: Child | None = None
+        self.failures = 0
+        self.restart: asyncio.TimerHandle | None = None
+
+
+class Supervisor:
+    """Runs a plan to its end. `tell` gets lines for people; `served` is called when the fleet serves."""
+
+    def __init__(
+        self, plan: ServePlan, tell: Callable[[str], None], served: Callable[[str, int], None]
+    ) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._on_served = served
+        self._control = Slot(CONTROL, "diptych.live.control")
+        self._door = Slot(DOOR, "diptych.live.door")
+        self._workers = {
+            worker.name: Slot(worker.name, "diptych.live.worker", worker.core) for worker in plan.workers
+        }
+        self._worker_plans = {worker.name: worker for worker in plan.workers}
+        self._packer: Child | None = None
+        self._packed: Packed | None = None
+        self._weights: list[int] = []
+        self._pool = -1
+        self._pool_pages = 0
+        self._serving = False
+        self._stopping = False
+        self._code = 0
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+
+    async def run(self) -> int:
+        """Serves until a signal or a failed start; returns the exit code when every child is reaped."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._signalled)
+        self._loop.set_exception_handler(self._broken)
+        formats = sorted({plan.format for plan in self._plan.workers if plan.engine == "native"})
+        engines = sorted({plan.engine for plan in self._plan.workers})
+        self._packer = Child(
+            "diptych.live.packer", "packer", received=self._received, reaped=self._packer_reaped
+        )
+        self._packer.link.send(
+            PackAsked(
+                model=self._plan.model,
+                engines=tuple(engines),
+                formats=tuple(formats),
+                page_tokens=self._plan.page_tokens,
+            )
+        )
+        try:
+            return await self._ended
+        finally:
+            for descriptor in (*self._weights, self._pool):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    # ---- starting -----------------------------------------------------------------------------
+
+    def _packer_reaped(self, child: Child, code: int) -> None:
+        self._packer = None
+        if self._stopping:
+            self._finish_if_alone()
+        elif self._packed is None:
+            self._fail(child.failure or f"the packer died (exit code {code})")
+        else:
+            self._start_fleet(self._packed)
+
+    def _start_fleet(self, packed: Packed) -> None:
+        try:
+            self._pool_pages = pool_pages(packed.model.page_bytes, self._plan.pool_bytes)
+            self._pool = create_pool(self._pool_pages * packed.model.page_bytes)
+        except (ValueError, OSError) as error:
+            self._fail(f"pool: {error}")
+            return
+        self._tell(
+            f"pool: {self._pool_pages} pages of {packed.model.page_bytes} bytes; "
+            f"{packed.model.name} packed in {packed.seconds:.1f} s"
+        )
+        for slot in (self._control, self._door, *self._workers.values()):
+            self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        slot.restart = None
+        slot.epoch += 1
+        identity = CONTROL if slot is self._control else incarnation(slot.name, slot.epoch)
+        child = Child(slot.module, identity, received=self._received, reaped=self._reaped, core=slot.core)
+        slot.child = child
+        self._tell(f"{identity}: started, pid {child.pid}" + _on_core(slot.core))
+        if slot is self._control:
+            self._launch_control(child)
+        elif slot is self._door:
+            self._launch_door(child)
+        else:
+            self._launch_worker(slot, child)
+
+    def _launch_control(self, child: Child) -> None:
+        config = ControlConfig(epoch=self._control.epoch, lease_ns=self._plan.lease_ns)
+        child.link.send(ControlLaunch(config=config, host=HOST))
+        child.link.send(
+            HostStated(
+                host=HOST,
+                pool_pages=self._pool_pages,
+                workers=tuple(worker.identity for worker in self._live_workers()),
+                shares=self._shares(),
+            )
+        )
+        for worker in self._live_workers():
+            child.link.send(self._process_started(worker))
+            self._connect(worker, child)
+        if self._door.child is not None:
+            self._connect(self._door.child, child)
+
+    def _launch_door(self, child: Child) -> None:
+        assert self._packed is not None
+        child.link.send(
+            DoorLaunch(
+                door=child.identity,
+                address=self._plan.address,
+                port=self._plan.port,
+                model=self._packed.model,
+                pool_pages=self._pool_pages,
+                page_tokens=self._plan.page_tokens,
+                scripted=self._plan.scripted,
+                records_path=self._plan.records_path,
+            )
+        )
+        for worker in self._live_workers():
+            self._connect(worker, child)
+        if self._control.child is not None:
+            self._connect(child, self._control.child)
+
+    def _launch_worker(self, slot: Slot, child: Child) -> None:
+        assert self._packed is not None
+        plan = self._worker_plans[slot.name]
+        child.link.send(
+            WorkerLaunch(
+                worker=child.identity,
+                host=HOST,
+                role=plan.role,
+                engine=plan.engine,
+                format=plan.format,
+                formats=self._packed.weights,
+                options=plan.options,
+                model=self._packed.model,
+                weights=self._packed.weights,
+                pool_pages=self._pool_pages,
+                page_tokens=self._plan.page_tokens,
+                lease_ns=self._plan.lease_ns,
+                core=plan.core,
+            ),
+            (self._pool, *self._weights),
+        )
+        # Peers and doors first: once control knows of the worker, either may be named to it.
+        for other in self._live_workers():
+            if other is not child:
+                self._connect(other, child)
+        if self._door.child is not None:
+            self._connect(self._door.child, child)
+        if self._control.child is not None:
+            limit_ns = self._plan.start_limit_ns
+            link = self._control.child.link
+            link.send(WorkerSpawned(worker=child.identity, host=HOST, limit_ns=limit_ns))
+            link.send(self._process_started(child))
+            self._connect(child, self._control.child)
+
+    def _connect(self, one: Child, other: Child) -> None:
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for child, peer, end in ((one, other, ends[0]), (other, one, ends[1])):
+            epoch = self._control.epoch if peer.identity == CONTROL else 0
+            child.link.send(Connected(peer=peer.identity, epoch=epoch), (end.fileno(),))
+            end.close()
+
+    def _process_started(self, child: Child) -> ProcessStarted:
+        plan = self._worker_plans[child.identity.rpartition("@")[0]]
+        return ProcessStarted(
+            worker=child.identity, pid=child.pid, role=plan.role, engine=plan.engine, format=plan.format
+        )
+
+    def _shares(self) -> tuple[tuple[str, int], ...]:
+        """Pages for each worker by the weights of the plan; they add up to the pool."""
+        total = sum(plan.share for plan in self._plan.workers)
+        shares = []
+        taken = weight = 0
+        for plan in self._plan.workers:
+            weight += plan.share
+            end = self._pool_pages * weight // total
+            shares.append((plan.name, end - taken))
+            taken = end
+        return tuple(shares)
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def _received(self, child: Child, message: HostMessage | Fact, descriptors: list[int]) -> None:
+        match message:
+            case Packed():
+                self._packed = message
+                self._weights = descriptors
+            case Served(address=address, port=port):
+                self._served(child, address, port)
+            case StartFailed(reason=reason):
+                child.failure = reason
+            case FenceAsked(worker=worker, why=why):
+                self._fence(worker, why)
+            case _:
+                raise AssertionError(f"{child.identity} sent {message}")
+
+    def _served(self, child: Child, address: str, port: int) -> None:
+        child.served = True
+        if child is self._door.child and not self._serving:
+            self._serving = True
+            self._on_served(address, port)
+
+    def _fence(self, worker: str, why: str) -> None:
+        for slot in self._workers.values():
+            if slot.child is not None and slot.child.identity == worker:
+                self._tell(f"{worker}: killed ({why})")
+                slot.child.kill()
+                return
+        # Reaped already, perhaps before this control plane could be told.
+        self._tell_control(WorkerLost(worker=worker))
+
+    def _reaped(self, child: Child, code: int) -> None:
+        slot = self._slot_of(child)
+        slot.child = None
+        if slot.name in self._workers:
+            self._tell_control(WorkerLost(worker=child.identity))
+        if self._stopping:
+            self._go_on_stopping()
+            return
+        if self._loop.time() - child.started_s > STABLE_S:
+            slot.failures = 0
+        slot.failures += 1
+        why = child.failure or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
+        if not self._serving and (child.failure or slot.failures >= START_FAILURES_MAX):
+            self._fail(f"{child.identity}: {why}")
+            return
+        pause_s = min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (slot.failures - 1))
+        self._tell(f"{child.identity}: gone ({why}), starts again in {pause_s:.1f} s")
+        slot.restart = self._loop.call_later(pause_s, self._start, slot)
+
+    def _tell_control(self, fact: Fact) -> None:
+        if self._control.child is not None:
+            self._control.child.link.send(fact)
+
+    def _slot_of(self, child: Child) -> Slot:
+        return next(slot for slot in self._slots() if slot.child is child)
+
+    def _slots(self) -> tuple[Slot, ...]:
+        return (self._control, self._door, *self._workers.values())
+
+    def _live_workers(self) -> list[Child]:
+        return [slot.child for slot in self._workers.values() if slot.child is not None]
+
+    # ---- ending -------------------------------------------------------------------------------
+
+    def _signalled(self) -> None:
+        if self._stopping or not self._serving:
+            self._stopping = True
+            self._kill_all()
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for slot in self._slots():
+            if slot.restart is not None:
+                slot.restart.cancel()
+        grace_ns = self._plan.grace_ns
+        self._tell(f"stopping: open streams have {grace_ns / SECOND_NS:g} s; interrupt again to end at once")
+        if self._door.child is None:
+            self._stop_rest()
+            return
+        self._door.child.link.send(StopAsked(grace_ns=grace_ns))
+        self._loop.call_later(grace_ns / SECOND_NS + CUT_S, self._door.child.kill)
+
+    def _go_on_stopping(self) -> None:
+        if self._door.child is None:
+            self._stop_rest()
+        self._finish_if_alone()
+
+    def _stop_rest(self) -> None:
+        for slot in self._slots():
+            if slot.child is not None:
+                slot.child.link.send(StopAsked(grace_ns=0))
+                self._loop.call_later(CUT_S, slot.child.kill)
+        self._finish_if_alone()
+
+    def _fail(self, why: str) -> None:
+        self._tell(f"failed: {why}")
+        self._code = 1
+        self._stopping = True
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for slot in self._slots():
+            if slot.restart is not None:
+                slot.restart.cancel()
+            if slot.child is not None:
+                slot.child.kill()
+        if self._packer is not None:
+            self._packer.kill()
+        self._finish_if_alone()
+
+    def _finish_if_alone(self) -> None:
+        alone = self._packer is None and all(slot.child is None for slot in self._slots())
+        if alone and not self._ended.done():
+            self._ended.set_result(self._code)
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A callback raised: our bug. Nothing half-run stays behind."""
+        loop.default_exception_handler(context)
+        with contextlib.suppress(ProcessLookupError):
+            self._fail(str(context.get("exception") or context["message"]))
+
+
+def _on_core(core: int | None) -> str:
+    return "" if core is None else f", core {core}"
