@@ -19,7 +19,7 @@ from diptych.core.facts import (
 from diptych.wire import messages
 from diptych.wire.errors import MalformedMessage
 from diptych.wire.frames import FrameBuffer, PauseFrame, ScoresFrame, TokensFrame
-from diptych.wire.messages import Answered, Asked, Fence, Hello, Message, Streamed, Told
+from diptych.wire.messages import Answered, Asked, Message, Streamed, Told
 
 
 def through_the_wire(message: Message) -> Message:
@@ -74,8 +74,6 @@ def test_all_kinds_of_messages_cross_the_wire() -> None:
         PauseFrame("r", 1),
     )
     for message in (
-        Hello("decode-0@1", "worker"),
-        Fence("decode-0@1", "its lease ran out"),
         Streamed(frames),
         Asked(4, "trace", "request-1"),
         Answered(4, b"{}"),

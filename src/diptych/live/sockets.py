@@ -1,233 +1,181 @@
-"""Unix stream sockets between the processes of one host.
+"""Whole messages over connected Unix stream sockets, in an asyncio process.
 
-Addresses are in Linux's abstract namespace (unix(7)): they vanish with their last socket, so nothing is
-left on disk however a process dies. Abstract names have no permissions; instead each end asks the kernel
-who the other is (SO_PEERCRED) and talks to its own user only.
+The supervisor makes a socket pair for every two processes that talk and hands each its end
+(`live.host_link`), so nobody listens, nothing is left on disk and no stranger can connect.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import struct
+import threading
+from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
-from diptych.core.errors import DiptychError
 from diptych.wire.errors import WireError
 from diptych.wire.frames import FrameBuffer
 from diptych.wire.messages import Message, decode, encode
 
-__all__ = [
-    "BUFFER_BYTES_MAX",
-    "Connection",
-    "ForeignPeer",
-    "Listener",
-    "Peer",
-    "address",
-    "dial",
-    "dial_now",
-    "listen",
-    "peer_of",
-]
+__all__ = ["BUFFER_BYTES_MAX", "Connection"]
 
 log = logging.getLogger(__name__)
 
 BUFFER_BYTES_MAX = 32 * 1024 * 1024
 """What one connection may have unsent. A peer that lets so much wait is stuck: it is cut off."""
-
-_CREDENTIALS = struct.Struct("3i")
-_BACKLOG = 128
+_READ_BYTES = 256 * 1024
 
 
-class ForeignPeer(DiptychError):
-    def __init__(self, peer: Peer) -> None:
-        super().__init__(f"process {peer.pid} belongs to user {peer.uid}, not to {os.getuid()}")
-
-
-class Peer(NamedTuple):
-    """Who is at the other end, as the kernel knows it; the pid is the listener's or dialler's."""
-
-    pid: int
-    uid: int
-
-
-def address(run: str, name: str) -> str:
-    """Abstract address of process `name` of the fleet `run` (a random word per start of a fleet)."""
-    return f"\0diptych/{run}/{name}"
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """Raises `ForeignPeer` for a process of another user."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(data)
-    peer = Peer(pid, uid)
-    if uid != os.getuid():
-        raise ForeignPeer(peer)
-    return peer
-
-
-MessageHandler = Callable[["Connection", Message], None]
-CloseHandler = Callable[["Connection", str], None]
-
-
-class Connection(asyncio.Protocol):
-    """Whole messages over one stream. `send` never waits: what the peer does not take yet is buffered, and
-    past `buffer_bytes_max` the connection is cut, because a message left out would break the order that
-    the machines rely on.
+class Connection:
+    """One end of a connection; everything but `send` and `send_frame` belongs to the loop's thread.
 
     `on_message` is called in order of arrival, `on_close` exactly once with a reason for people, after
-    the last message (also when this end closed it). `name` is free for the owner's use.
+    the last message and never from inside another call. All that a peer sent before it died is
+    delivered, whatever this end sent to it meanwhile.
     """
 
     def __init__(
         self,
-        on_message: MessageHandler,
-        on_close: CloseHandler,
+        sock: socket.socket,
+        on_message: Callable[[Connection, Message], None],
+        on_close: Callable[[Connection, str], None],
         *,
-        name: str = "",
+        name: str,
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
-        on_open: Callable[[Connection], None] | None = None,
     ) -> None:
-        self.on_message = on_message
-        self.on_close = on_close
+        """Takes `sock` over. `name` is the peer's, for logs and for the owner."""
         self.name = name
-        self.peer = Peer(0, -1)
-        self._on_open = on_open
+        self._on_message = on_message
+        self._on_close = on_close
         self._buffer_bytes_max = buffer_bytes_max
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
         self._received = FrameBuffer()
-        self._transport: asyncio.Transport | None = None
-        self._why_closed = ""
+        self._lock = threading.Lock()
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._accepts = True
+        """Messages to send are taken; cleared by the first close, cut or failed send."""
+        self._why_closing = ""
+        """Not empty from `close` on, while what was sent is on its way out."""
+        self._open = True
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._read)
 
     @property
     def is_open(self) -> bool:
-        return self._transport is not None and not self._why_closed
+        """Messages sent now may still arrive."""
+        return self._accepts
 
     @property
     def buffered_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport else 0
+        return self._unsent_bytes
 
     def send(self, message: Message) -> None:
-        """Takes the message to send it when the peer reads. On a closed connection it is dropped."""
-        if self.is_open:
+        """Sends now or as soon as the peer reads. Never waits: past `buffer_bytes_max` unsent bytes the
+        connection is cut, because a message left out would break the order that the machines rely on.
+        After the end of the connection it does nothing. For any thread."""
+        if self._accepts:
             self.send_frame(encode(message))
 
     def send_frame(self, encoded: bytes) -> None:
         """As `send`, for a message that `messages.encode` made already."""
-        if not self.is_open:
-            return
-        assert self._transport is not None
-        self._transport.write(encoded)
-        waiting = self._transport.get_write_buffer_size()
-        if waiting > self._buffer_bytes_max:
-            self.abort(f"the peer left {waiting} bytes unread, the limit is {self._buffer_bytes_max}")
+        with self._lock:
+            if not self._accepts:
+                return
+            sent = 0
+            if not self._unsent:
+                try:
+                    sent = self._socket.send(encoded)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    # The peer is gone. The reading side says so, behind what the peer sent before.
+                    self._accepts = False
+                    return
+                if sent == len(encoded):
+                    return
+                self._loop.call_soon_threadsafe(self._wait_for_room)
+            self._unsent.append(memoryview(encoded)[sent:])
+            self._unsent_bytes += len(encoded) - sent
+            if self._unsent_bytes > self._buffer_bytes_max:
+                self._accepts = False
+                why = f"{self._unsent_bytes} bytes unread by the peer, the limit is {self._buffer_bytes_max}"
+                self._loop.call_soon_threadsafe(self.abort, why)
 
     def close(self, why: str = "closed here") -> None:
-        """Closes when all that was sent has left."""
-        if self.is_open:
-            self._why_closed = why
-            assert self._transport is not None
-            self._transport.close()
+        """Ends the connection when all that was sent has left; `on_close` follows."""
+        with self._lock:
+            self._accepts = False
+            self._why_closing = why
+            if self._unsent:
+                return
+        self.abort(why)
 
     def abort(self, why: str) -> None:
-        """Closes at once; what was not sent is lost."""
-        if self._transport is not None:
-            self._why_closed = self._why_closed or why
-            self._transport.abort()
-
-    # ---- asyncio.Protocol ----
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        try:
-            self.peer = peer_of(transport.get_extra_info("socket"))
-        except (ForeignPeer, OSError) as error:
-            log.warning("connection refused: %s", error)
-            self.abort(str(error))
+        """Ends the connection at once; what was not sent or not read is lost."""
+        if not self._open:
             return
-        if self._on_open is not None:
-            self._on_open(self)
+        self._open = False
+        with self._lock:
+            self._accepts = False
+            self._unsent.clear()
+            self._unsent_bytes = 0
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+        self._loop.call_soon(self._on_close, self, why)
 
-    def data_received(self, data: bytes) -> None:
+    def drain(self) -> None:
+        """Delivers all that has arrived, now. Where the peer is known dead, that is all it ever sent."""
+        while self._open and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """One read; False where there was nothing to read."""
         try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            # A reset (the peer closed with bytes unread) comes behind all data, as an orderly end does.
+            data = b""
+        try:
+            if not data:
+                self._received.finish()
+                self.abort("the peer closed it")
+                return False
             for body in self._received.receive(data):
-                if self._why_closed:
-                    return
-                self.on_message(self, decode(body))
+                self._on_message(self, decode(body))
+                if not self._open:
+                    return False
         except WireError as error:
-            log.error("connection with %s (process %d) cut: %s", self.name or "?", self.peer.pid, error)
+            log.error("connection with %s cut: %s", self.name, error)
             self.abort(str(error))
+        return True
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._why_closed = self._why_closed or (str(error) if error else "the peer closed it")
-        self.on_close(self, self._why_closed)
+    def _wait_for_room(self) -> None:
+        if self._open:
+            self._loop.add_writer(self._socket, self._write)
 
-
-class Listener:
-    """An address that accepts connections until `close`."""
-
-    def __init__(self, server: asyncio.AbstractServer) -> None:
-        self._server = server
-
-    def close(self) -> None:
-        """Accepts no more; connections that exist stay."""
-        self._server.close()
-
-
-async def listen(
-    where: str,
-    on_message: MessageHandler,
-    on_close: CloseHandler,
-    *,
-    on_open: Callable[[Connection], None] | None = None,
-    buffer_bytes_max: int = BUFFER_BYTES_MAX,
-) -> Listener:
-    """Accepts at abstract address `where`. Raises `OSError` (EADDRINUSE) where another process has it."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(
-        lambda: Connection(on_message, on_close, on_open=on_open, buffer_bytes_max=buffer_bytes_max),
-        path=where,
-        backlog=_BACKLOG,
-    )
-    return Listener(server)
-
-
-async def dial(
-    where: str,
-    on_message: MessageHandler,
-    on_close: CloseHandler,
-    *,
-    name: str = "",
-    buffer_bytes_max: int = BUFFER_BYTES_MAX,
-) -> Connection:
-    """Connects to abstract address `where`. Raises `ConnectionRefusedError` where nobody listens and
-    `ForeignPeer` where another user does; `on_close` is called in neither case."""
-    sock = dial_now(where)
-    loop = asyncio.get_running_loop()
-    try:
-        _, connection = await loop.create_unix_connection(
-            lambda: Connection(on_message, on_close, name=name, buffer_bytes_max=buffer_bytes_max),
-            sock=sock,
-        )
-    except BaseException:
-        sock.close()
-        raise
-    return connection
-
-
-def dial_now(where: str) -> socket.socket:
-    """A connected, non-blocking socket. On one host this never waits: the connection is made or refused in
-    the call (`BlockingIOError` where the listener's backlog is full)."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(where)
-        peer_of(sock)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    def _write(self) -> None:
+        with self._lock:
+            try:
+                while self._unsent:
+                    part = self._unsent[0]
+                    sent = self._socket.send(part)
+                    self._unsent_bytes -= sent
+                    if sent < len(part):
+                        self._unsent[0] = part[sent:]
+                        return
+                    self._unsent.popleft()
+            except BlockingIOError:
+                return
+            except OSError:
+                # As in `send_frame`: the end of the connection is the reading side's to find.
+                self._accepts = False
+                self._unsent.clear()
+                self._unsent_bytes = 0
+            self._loop.remove_writer(self._socket)
+        if self._why_closing:
+            self.abort(self._why_closing)

@@ -1,15 +1,12 @@
 """What the bodies of frames mean: one tagged union of messages, msgpack by msgspec. Pure.
 
-    connection                 opened by    carries
-    supervisor <-> control     supervisor   Hello; Told(HostStated, WorkerSpawned, WorkerLost) / Fence
-    worker <-> control         worker       Hello; Told both ways; control's first is ControlJoined(epoch)
-    door <-> control           door         Hello; Told both ways, with attachments from the door;
-                                            Asked (status, trace) / Answered
-    worker -> worker           the sender   Hello, then Told; the receiver sends nothing
-    worker -> door             worker       Hello, then Streamed; the door sends nothing
+    between            carries
+    worker, control    Told both ways
+    door, control      Told both ways, with attachments from the door; Asked (status, trace) / Answered
+    worker, worker     Told both ways
+    worker, door       Streamed; the door sends nothing
 
-Whoever opens a connection says `Hello` first. One connection per (sender, receiver) keeps what one
-tells the other in order.
+One connection for every two processes keeps what one tells the other in order.
 """
 
 from __future__ import annotations
@@ -19,17 +16,13 @@ from typing import TYPE_CHECKING, Union
 import msgspec
 
 from diptych.core.facts import WIRE_FACTS, Fact
-from diptych.core.ids import Incarnation
 from diptych.wire.errors import FrameTooLong, MalformedMessage
 from diptych.wire.frames import FRAME_BYTES_MAX, HEADER_BYTES, StreamFrame
 
 __all__ = [
-    "PROTOCOL",
     "Answered",
     "AnyFact",
     "Asked",
-    "Fence",
-    "Hello",
     "Message",
     "Streamed",
     "Told",
@@ -37,23 +30,10 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = 1
-"""Raised with every change of facts, frames or messages: unlike processes refuse each other by it."""
-
 if TYPE_CHECKING:
     AnyFact = Fact
 else:
     AnyFact = Union[WIRE_FACTS]  # noqa: UP007 (a union made of a tuple)
-
-
-class Hello(msgspec.Struct, frozen=True, tag="hello", array_like=True):
-    """First message of whoever opened the connection."""
-
-    name: str
-    """A worker's incarnation, a door's name, a host's name (supervisor) or `control`."""
-    kind: str
-    """`worker`, `door`, `supervisor` or `control`."""
-    protocol: int = PROTOCOL
 
 
 class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
@@ -62,13 +42,6 @@ class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
     fact: AnyFact
     attachment: bytes = b""
     """An encoded `diptych.wire.payload.PromptPayload`, or empty."""
-
-
-class Fence(msgspec.Struct, frozen=True, tag="fence", array_like=True):
-    """Control to supervisor: kill this incarnation, reap it, answer with `WorkerLost`."""
-
-    worker: Incarnation
-    why: str
 
 
 class Streamed(msgspec.Struct, frozen=True, tag="streamed", array_like=True):
@@ -90,7 +63,7 @@ class Answered(msgspec.Struct, frozen=True, tag="answered", array_like=True):
     """JSON; `null` where there is nothing of that name."""
 
 
-Message = Hello | Told | Fence | Streamed | Asked | Answered
+Message = Told | Streamed | Asked | Answered
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
