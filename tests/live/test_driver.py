@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.core.actions import Action, EndRun, Send
+from diptych.core.config import ControlConfig
+from diptych.core.errors import BrokenInvariant
+from diptych.core.facts import ClientGone, ControlJoined, DeadlinePassed, DriverStalled, Fact, StreamDrained
+from diptych.live.driver import Driver, Recorder, ReplayDiffers, replay
+
+MS = 1_000_000
+
+
+class Echo:
+    """Answers every fact by an action that names its number; its deadline is what a test sets."""
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[int, Fact]] = []
+        self.deadline_ns: int | None = None
+        self.broken = False
+
+    def step(self, now_ns: int, fact: Fact) -> tuple[Action, ...]:
+        self.facts.append((now_ns, fact))
+        match fact:
+            case DeadlinePassed():
+                self.deadline_ns = None
+            case DriverStalled(duration_ns=duration_ns) if self.deadline_ns is not None:
+                self.deadline_ns += duration_ns
+        return (EndRun(run=len(self.facts)), Send(to="control", fact=fact))
+
+    def next_deadline_ns(self) -> int | None:
+        return self.deadline_ns
+
+    def check(self) -> None:
+        if self.broken:
+            raise BrokenInvariant("Echo", "a test broke it")
+
+    def kinds(self) -> list[str]:
+        return [type(fact).__name__ for _, fact in self.facts]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+def test_actions_are_performed_in_order_and_facts_from_inside_wait_their_turn() -> None:
+    async def drive() -> None:
+        machine, performed = Echo(), []
+
+        def perform(action: Action) -> None:
+            performed.append(action)
+            if action == EndRun(run=1):
+                driver.feed(ControlJoined(epoch=2))
+
+        driver = Driver(machine, perform)
+        driver.feed(ControlJoined(epoch=1))
+        assert performed == [
+            EndRun(run=1),
+            Send(to="control", fact=ControlJoined(epoch=1)),
+            EndRun(run=2),
+            Send(to="control", fact=ControlJoined(epoch=2)),
+        ]
+
+    run(drive())
+
+
+def test_a_deadline_is_told_when_it_has_come_and_not_before() -> None:
+    async def drive() -> None:
+        machine, told = Echo(), asyncio.Event()
+        driver = Driver(machine, lambda action: told.set())
+        loop = asyncio.get_running_loop()
+        machine.deadline_ns = int(loop.time() * 1e9) + 3_600_000 * MS
+        driver.start()
+        # A nearer deadline takes the armed timer's place, a later one lets it stand.
+        machine.deadline_ns = int(loop.time() * 1e9) + 20 * MS
+        due_ns = machine.deadline_ns
+        driver.feed(ControlJoined(epoch=1))
+        told.clear()
+        await told.wait()
+        assert machine.kinds()[-1] == "DeadlinePassed"
+        assert machine.facts[-1][0] >= due_ns
+        assert machine.kinds().count("DeadlinePassed") == 1
+        driver.close()
+
+    run(drive())
+
+
+def test_a_driver_that_stood_still_says_so_before_anything_else() -> None:
+    async def drive() -> None:
+        machine, clock = Echo(), Clock()
+        driver = Driver(machine, lambda action: None, clock_ns=clock, stall_ns=200 * MS)
+        machine.deadline_ns = 1000 * MS
+        driver.start()
+        clock.now_ns = 1200 * MS
+        driver.feed(ControlJoined(epoch=1))
+        assert machine.kinds() == ["ControlJoined"], "200 ms late is no stall"
+        clock.now_ns = 6000 * MS
+        driver.feed(ControlJoined(epoch=2))
+        assert machine.facts[1:] == [
+            (6000 * MS, DriverStalled(duration_ns=5000 * MS)),
+            (6000 * MS, ControlJoined(epoch=2)),
+        ]
+        assert machine.deadline_ns == 6000 * MS
+        driver.close()
+
+    run(drive())
+
+
+def test_a_deadline_that_a_stall_moved_has_not_passed() -> None:
+    async def drive() -> None:
+        machine, clock = Echo(), Clock()
+        driver = Driver(machine, lambda action: None, clock_ns=clock, stall_ns=200 * MS)
+        machine.deadline_ns = 1
+        driver.start()
+        clock.now_ns = 700 * MS
+        machine.step = lambda now_ns, fact: (  # type: ignore[method-assign]
+            machine.facts.append((now_ns, fact)),
+            setattr(machine, "deadline_ns", 10_000 * MS),
+        )[2:]
+        await asyncio.sleep(0.01)
+        assert machine.kinds() == ["DriverStalled"]
+        driver.close()
+
+    run(drive())
+
+
+def test_checks_audit_the_machine_after_each_step_and_errors_come_out() -> None:
+    async def drive() -> None:
+        machine = Echo()
+        machine.broken = True
+        Driver(machine, lambda action: None).feed(ControlJoined(epoch=1))
+        with pytest.raises(BrokenInvariant, match="a test broke it"):
+            Driver(machine, lambda action: None, checks=True).feed(ControlJoined(epoch=1))
+
+    run(drive())
+
+
+def test_a_log_replays_to_the_same_actions_and_a_changed_machine_is_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+
+    async def drive() -> None:
+        recorder = Recorder(path, "Echo", ControlConfig(epoch=7))
+        driver = Driver(Echo(), lambda action: None, recorder=recorder)
+        driver.feed(StreamDrained(request="r", attempt=1, starts=()))
+        driver.feed(ClientGone(request="r"))
+        driver.close()
+
+    run(drive())
+    made: list[tuple[str, bytes]] = []
+
+    def make(name: str, config: bytes) -> Echo:
+        made.append((name, config))
+        return Echo()
+
+    assert replay(path, make) == 2
+    assert made[0][0] == "Echo"
+    assert b'"epoch":7' in made[0][1]
+
+    def make_other(name: str, config: bytes) -> Echo:
+        machine = Echo()
+        machine.facts.append((0, ClientGone(request="q")))
+        return machine
+
+    with pytest.raises(ReplayDiffers, match="log:2: ") as caught:
+        replay(path, make_other)
+    assert caught.value.line == 2
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    assert replay(path, make) == 1, "the line that a killed process did not finish is left out"
