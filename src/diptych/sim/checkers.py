@@ -1,0 +1,66 @@
+"""Promises of the whole system, checked on a running world: after each step cheaply, at quiet in full.
+
+The pool itself checks every read, write, offer, claim and gift as it happens (`sim.pool`), the doors
+every token and every end (`sim.door`).
+"""
+
+from __future__ import annotations
+
+from diptych.core.actions import Action
+from diptych.core.control import ControlPlane
+from diptych.core.facts import Fact
+from diptych.core.ids import worker_name
+from diptych.core.worker import Worker
+from diptych.sim.driver import Seat
+from diptych.sim.events import Violation
+from diptych.sim.world import World
+
+
+class Checkers:
+    """Observer of a world; `every` says after how many steps of a machine its own books are checked."""
+
+    def __init__(self, world: World, every: int = 1) -> None:
+        self.world = world
+        self.every = every
+
+    def __call__(self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[Action, ...]) -> None:
+        if seat.steps % self.every:
+            return
+        seat.machine.check()
+        if isinstance(seat.machine, Worker):
+            counts = seat.machine.pages()
+            if counts.free + counts.held + counts.cached != counts.total:
+                raise Violation("pages do not add up", f"{seat.name} {counts}")
+            if min(counts.free, counts.held, counts.cached) < 0:
+                raise Violation("pages do not add up", f"{seat.name} {counts}")
+
+    def at_quiet(self) -> None:
+        """Nothing is open: every page is home, and control has forgotten every request."""
+        world = self.world
+        for pool in world.pools.values():
+            owners = [page.owner for page in pool.pages]
+            homeless = [n for n, owner in enumerate(owners) if owner is None or owner not in pool.alive]
+            if homeless:
+                pages = [(n, owners[n], pool.pages[n].giver, pool.pages[n].receiver) for n in homeless[:8]]
+                raise Violation("page not home", f"{len(homeless)} pages of {pool.host}: {pages}")
+            open_offers = [offer for offer in pool.offers() if offer[0] in pool.alive]
+            if open_offers:
+                raise Violation("offer left open", repr(open_offers))
+        for name, seat in world.workers.items():
+            if seat.alive and isinstance(seat.machine, Worker):
+                self._worker_at_quiet(name, seat.machine)
+        if world.control is not None and isinstance(world.control.machine, ControlPlane):
+            requests = world.control.machine.status().requests
+            if any((requests.queued, requests.prefilling, requests.transferring, requests.decoding)):
+                raise Violation("request left in control", repr(requests))
+
+    def _worker_at_quiet(self, name: str, worker: Worker) -> None:
+        plan = self.world.plans[worker_name(name)]
+        counts = worker.pages()
+        if counts.held:
+            raise Violation("pages held at quiet", f"{name} {counts}")
+        if counts.total != plan.pages:
+            raise Violation("room changed", f"{name} was granted {plan.pages}, has {counts}")
+        loop = self.world.loops[name]
+        if loop.streams or loop.run is not None:
+            raise Violation("stream left in a step loop", f"{name} {sorted(loop.streams)}")

@@ -1,0 +1,271 @@
+"""A simulated door: it holds the clients' token logs and believes only what continues them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diptych.core import facts
+from diptych.core.ids import CONTROL, Attempt, RequestId
+from diptych.core.recipe import Recipe, numerics_at
+from diptych.sim import events
+from diptych.sim.driver import Happening, Outside
+from diptych.sim.events import Frame, Payload, Violation
+from diptych.sim.scenario import RequestPlan
+from diptych.sim.text import Context, page_hashes, stream_tokens
+
+
+class Client:
+    """One open request as its door knows it."""
+
+    def __init__(self, plan: RequestPlan, payload: Payload, arrived: facts.RequestArrived) -> None:
+        self.plan = plan
+        self.payload = payload
+        self.arrived = arrived
+        self.tokens: list[list[int]] = [[] for _ in plan.lengths]
+        self.reasons: list[str | None] = [None for _ in plan.lengths]
+        self.attempt: Attempt | None = None
+        self.drained: Attempt = -1
+        self.recipe: Recipe = ()
+        self.recipes: set[Recipe] = set()
+        """Of the attempts that tokens were taken from."""
+        self.target = ""
+        self.gone = False
+        self.told_end = False
+        self.failure: str | None = None
+        self.record: facts.RequestRecord | None = None
+        self.first_ns: int | None = None
+        self.context: tuple[Recipe, list[Context]] | None = None
+
+    def complete(self) -> bool:
+        return all(reason is not None for reason in self.reasons)
+
+    def closed(self) -> bool:
+        return self.told_end and (self.gone or self.failure is not None or self.complete())
+
+    def payload_now(self) -> Payload:
+        p = self.payload
+        emitted = tuple(tuple(tokens) for tokens in self.tokens)
+        return Payload(p.salt, p.prompt, p.lengths, p.tokens_max, emitted)
+
+    def starts(self, page_tokens: int) -> tuple[facts.SequenceStart, ...]:
+        shared = (len(self.payload.prompt) - 1) // page_tokens
+        result = []
+        for index, tokens in enumerate(self.tokens):
+            if self.reasons[index] is None:
+                known = (self.payload.prompt + tuple(tokens))[:-1]
+                hashes = page_hashes(self.payload.salt, known, page_tokens)[shared:]
+                result.append(facts.SequenceStart(index, len(tokens), hashes))
+        return tuple(result)
+
+
+class Door:
+    def __init__(
+        self, name: str, page_tokens: int, outside: Outside, closed: Callable[[Client], None]
+    ) -> None:
+        self.name = name
+        self.page_tokens = page_tokens
+        self.outside = outside
+        self.closed = closed
+        self.alive = True
+        self.joined = False
+        self.clients: dict[RequestId, Client] = {}
+        self.done: dict[RequestId, Client] = {}
+
+    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        match event:
+            case events.Arrival():
+                self._arrived(event)
+            case events.Departure():
+                self._departed(event.request)
+            case events.Frame():
+                self._frame(now_ns, event)
+            case events.PauseFrame():
+                self._paused(event.request, event.attempt)
+            case events.DrainRead():
+                self._state(event.request, event.attempt)
+            case events.ControlUp():
+                self._join()
+            case events.ControlDown():
+                self._control_down()
+            case facts.RequestRouted():
+                self._routed(event)
+            case facts.StreamInterrupted():
+                self._interrupted(now_ns, event)
+            case facts.RequestEnded() | facts.RequestRejected():
+                self._ended(event)
+            case _:
+                raise Violation("door cannot take it", f"{self.name} {event}")
+
+    # ---- clients -----------------------------------------------------------------------------------
+
+    def _arrived(self, event: events.Arrival) -> None:
+        plan = event.plan
+        prompt = event.history + prompt_tokens(plan)
+        salt = f"{plan.model}/{plan.tenant}"
+        payload = Payload(salt, prompt, plan.lengths, plan.tokens_max, tuple(() for _ in plan.lengths))
+        arrived = facts.RequestArrived(
+            request=plan.request,
+            door=self.name,
+            model=plan.model,
+            prompt_tokens=len(prompt),
+            page_hashes=page_hashes(salt, prompt[:-1], self.page_tokens),
+            tokens_max=plan.tokens_max,
+            sequences=len(plan.lengths),
+            tenant=plan.tenant,
+            priority=plan.priority,
+            logits_from=plan.logits_from,
+            seeded=plan.seeded,
+            deadline_ns=plan.deadline_ns,
+        )
+        self.clients[plan.request] = Client(plan, payload, arrived)
+        if self.joined:
+            self.outside.send(self.name, CONTROL, arrived, payload)
+
+    def _departed(self, request: RequestId) -> None:
+        client = self.clients.get(request)
+        if client is None or client.gone or client.complete():
+            return
+        client.gone = True
+        if self.joined:
+            self.outside.send(self.name, CONTROL, facts.ClientGone(request=request))
+        else:
+            self._close(client)
+
+    # ---- the token log ------------------------------------------------------------------------------
+
+    def _frame(self, now_ns: int, frame: Frame) -> None:
+        client = self.clients.get(frame.request)
+        if client is None or frame.attempt <= client.drained:
+            return
+        if client.attempt is not None and frame.attempt < client.attempt:
+            return
+        if frame.first != len(client.tokens[frame.sequence]) or client.reasons[frame.sequence] is not None:
+            return
+        if client.gone or client.failure is not None:
+            return
+        client.attempt = frame.attempt
+        self._prove(client, frame)
+        client.tokens[frame.sequence].extend(frame.tokens)
+        client.recipes.add(frame.recipe)
+        client.reasons[frame.sequence] = frame.reason
+        if client.first_ns is None:
+            client.first_ns = now_ns
+        self._close_if_closed(client)
+
+    def _prove(self, client: Client, frame: Frame) -> None:
+        """The tokens are those that this history gives under the recipe they came with."""
+        if client.context is None or client.context[0] != frame.recipe:
+            prompt = Context(client.payload.salt, client.payload.prompt, frame.recipe)
+            contexts = [prompt.fork() for _ in client.tokens]
+            for context, tokens in zip(contexts, client.tokens, strict=True):
+                context.extend(tuple(tokens))
+            client.context = (frame.recipe, contexts)
+        context = client.context[1][frame.sequence]
+        for offset, token in enumerate(frame.tokens):
+            expected = context.next_token(frame.sequence, frame.first + offset)
+            if token != expected:
+                raise Violation("wrong token", f"{frame.request} {frame.sequence} at {frame.first + offset}")
+            context.extend((token,))
+        if frame.reason is not None and len(frame.tokens) + frame.first > client.plan.tokens_max:
+            raise Violation("too many tokens", frame.request)
+
+    # ---- resuming -----------------------------------------------------------------------------------
+
+    def _routed(self, event: facts.RequestRouted) -> None:
+        client = self.clients.get(event.request)
+        if client is None or event.attempt <= client.drained:
+            return
+        if client.attempt is None or event.attempt >= client.attempt:
+            client.attempt = event.attempt
+            client.recipe = event.recipe
+            client.target = event.target
+
+    def _paused(self, request: RequestId, attempt: Attempt) -> None:
+        client = self.clients.get(request)
+        if client is not None and attempt > client.drained:
+            self._state(request, attempt)
+
+    def _interrupted(self, now_ns: int, event: facts.StreamInterrupted) -> None:
+        client = self.clients.get(event.request)
+        if client is not None:
+            until_ns = self.outside.last_arrival_ns(client.target, self.name)
+            drained = events.DrainRead(event.request, event.attempt)
+            self.outside.at(max(now_ns, until_ns), self.name, self.name, drained)
+
+    def _state(self, request: RequestId, attempt: Attempt) -> None:
+        client = self.clients.get(request)
+        if client is None:
+            return
+        client.drained = max(client.drained, attempt)
+        if client.attempt is not None and client.attempt <= client.drained:
+            client.attempt = None
+        if not self.joined:
+            return
+        starts = client.starts(self.page_tokens)
+        fact = facts.StreamDrained(request=request, attempt=attempt, starts=starts)
+        self.outside.send(self.name, CONTROL, fact, client.payload_now())
+
+    # ---- control ------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        self.joined = True
+        opens = []
+        for client in self.clients.values():
+            starts = client.starts(self.page_tokens)
+            opens.append(facts.OpenRequest(client.arrived, client.attempt, client.recipe, starts))
+        payloads = {name: client.payload_now() for name, client in self.clients.items()}
+        self.outside.send(self.name, CONTROL, facts.DoorJoined(door=self.name, open=tuple(opens)), payloads)
+
+    def _control_down(self) -> None:
+        """What the client has in full, or no longer wants, needs no control plane to end."""
+        self.joined = False
+        for client in list(self.clients.values()):
+            if client.complete() or client.gone:
+                self._close(client)
+
+    def _ended(self, event: facts.RequestEnded | facts.RequestRejected) -> None:
+        client = self.clients.get(event.request)
+        if client is None:
+            finished = self.done.get(event.request)
+            if finished is not None and finished.told_end:
+                raise Violation("ended twice", f"{event.request}: {event}")
+            return
+        if client.told_end:
+            raise Violation("ended twice", f"{event.request}: {event}")
+        client.told_end = True
+        if isinstance(event, facts.RequestRejected):
+            client.failure = event.kind
+            if any(client.tokens):
+                raise Violation("rejected after tokens", f"{event.request}: {event.kind}")
+        else:
+            client.record = event.record
+            client.failure = event.failure
+        self._close_if_closed(client)
+
+    def _close_if_closed(self, client: Client) -> None:
+        if client.closed():
+            self._close(client)
+
+    def _close(self, client: Client) -> None:
+        self.clients.pop(client.plan.request, None)
+        self.done[client.plan.request] = client
+        check_record(client)
+        self.closed(client)
+
+
+def check_record(client: Client) -> None:
+    """What control says of a finished stream is what its client has."""
+    record = client.record
+    if record is None or client.failure is not None or client.gone:
+        return
+    tokens = sum(len(output) for output in client.tokens)
+    if record.output_tokens != tokens:
+        raise Violation("wrong usage", f"{record.request}: {record.output_tokens}, client has {tokens}")
+    used = len(client.payload.prompt) + max(len(output) for output in client.tokens) - 1
+    kept = {tuple(numerics_at(recipe, position) for position in range(used)) for recipe in client.recipes}
+    if record.exact and len(kept) > 1:
+        raise Violation("not exact", f"{record.request} used {client.recipes}")
+
+
+def prompt_tokens(plan: RequestPlan) -> tuple[int, ...]:
+    return tuple(token for stream, count in plan.prompt for token in stream_tokens(stream, count))

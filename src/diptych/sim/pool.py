@@ -1,0 +1,221 @@
+"""The pages of one host as the simulator knows them: contents, owner, offers and claims.
+
+These books are kept from the messages alone and never read a machine's own ledger, so that the two can
+be held against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from diptych.core import facts
+from diptych.core.ids import CONTROL, Attempt, Incarnation, RequestId, from_extents
+from diptych.sim.events import Violation
+
+Offer = tuple[Incarnation, Incarnation, RequestId, Attempt, int]
+
+
+class Page:
+    __slots__ = ("claims", "filled", "giver", "last_giver", "offers", "owner", "receiver", "stamp")
+
+    def __init__(self) -> None:
+        self.owner: Incarnation | None = None
+        self.giver: Incarnation | None = None
+        """While ownership is in a message under way: who sent it, and to whom."""
+        self.receiver: Incarnation | None = None
+        self.last_giver: Incarnation | None = None
+        self.filled = 0
+        self.stamp = 0
+        """Of the last filled slot; with the chain it stands for all slots before."""
+        self.claims: Counter[Incarnation] = Counter()
+        self.offers: set[Offer] = set()
+
+
+class Pool:
+    """What each page holds and to whom it belongs."""
+
+    def __init__(self, host: str, pages: int, page_tokens: int) -> None:
+        self.host = host
+        self.page_tokens = page_tokens
+        self.pages = [Page() for _ in range(pages)]
+        self.alive: set[Incarnation] = set()
+        self._offered: dict[Offer, tuple[int, ...]] = {}
+        self._known_lost: set[tuple[Incarnation, Incarnation]] = set()
+        """(worker, peer): the worker was told that the peer is dead, and ignores what it still hears."""
+
+    # ---- contents --------------------------------------------------------------------------------
+
+    def read(self, reader: Incarnation, page: int, filled: int, stamp: int) -> None:
+        """`reader` reads the first `filled` slots and expects them to end in `stamp`."""
+        held = self.pages[page]
+        if held.owner != reader and not held.claims[reader]:
+            raise Violation("read without a claim", f"{reader} reads page {page} of {held.owner}")
+        if held.filled < filled or (held.filled == filled and held.stamp != stamp):
+            raise Violation("stale page", f"{reader} expects {filled} slots of its own in page {page}")
+
+    def writable(self, writer: Incarnation, page: int, slot: int) -> None:
+        held = self.pages[page]
+        if held.owner != writer:
+            raise Violation("one writer", f"{writer} writes page {page} of {held.owner}")
+        others = [name for name, count in held.claims.items() if count and name != writer]
+        if others or held.offers:
+            raise Violation("sealed page written", f"{writer} writes page {page}, claimed by {others}")
+        if slot and held.filled < slot:
+            raise Violation("gap in page", f"{writer}: slot {slot} of page {page} after {held.filled}")
+
+    def write(self, writer: Incarnation, page: int, filled: int, stamp: int) -> None:
+        self.writable(writer, page, 0)
+        held = self.pages[page]
+        held.filled = filled
+        held.stamp = stamp
+
+    def tear(self, page: int) -> None:
+        """Its writer died in the middle of a step."""
+        self.pages[page].filled = 0
+
+    # ---- what messages mean for the books ----------------------------------------------------------
+
+    def sent(self, sender: Incarnation, to: str, fact: facts.Fact) -> None:
+        match fact:
+            case facts.PagesOffered():
+                offer = (sender, to, fact.request, fact.attempt, fact.first_page)
+                for page in fact.pages:
+                    self._sealed_by(sender, page)
+                    self.pages[page].offers.add(offer)
+                self._offered[offer] = self._offered.get(offer, ()) + fact.pages
+            case facts.OfferAnswered():
+                self._claimed(sender, to, fact)
+                self._gave(sender, to, fact.deposit)
+            case facts.PagesGiven():
+                self._gave(sender, to, fact.pages)
+            case facts.ClaimReleased():
+                for page in fact.pages:
+                    self._unclaimed(sender, page)
+            case facts.OwnershipStated():
+                self._stated(sender, fact)
+            case _:
+                pass
+
+    def delivered(self, sender: Incarnation, to: Incarnation, fact: facts.Fact) -> None:
+        match fact:
+            case facts.OfferAnswered():
+                if (to, sender) not in self._known_lost:
+                    self._withdrawn((to, sender, fact.request, fact.attempt, fact.first_page))
+                    self._received(sender, to, fact.deposit)
+            case facts.PagesGiven():
+                if (to, sender) not in self._known_lost:
+                    self._received(sender, to, fact.pages)
+            case facts.PeerLost():
+                self._known_lost.add((to, fact.worker))
+                for offer in [held for held in self._offered if held[:2] == (to, fact.worker)]:
+                    self._withdrawn(offer)
+            case facts.PagesGranted():
+                for page in from_extents(fact.pages):
+                    self._granted(to, page)
+            case facts.EstateSettled():
+                for page in from_extents(fact.inherited + fact.deposits):
+                    self._inherited(to, fact.lost, page)
+            case _:
+                pass
+
+    def died(self, worker: Incarnation) -> None:
+        """Dead readers claim nothing; what it owned stays its estate until it is granted anew."""
+        self.alive.discard(worker)
+        for page in self.pages:
+            del page.claims[worker]
+
+    def owned(self, worker: Incarnation) -> set[int]:
+        return {number for number, page in enumerate(self.pages) if page.owner == worker}
+
+    def claimed(self, worker: Incarnation) -> set[int]:
+        return {number for number, page in enumerate(self.pages) if page.claims[worker]}
+
+    def offers(self) -> list[Offer]:
+        return list(self._offered)
+
+    # ---- rules ------------------------------------------------------------------------------------
+
+    def _sealed_by(self, sender: Incarnation, page: int) -> None:
+        held = self.pages[page]
+        if held.owner != sender:
+            raise Violation("offer of another's page", f"{sender} offers page {page} of {held.owner}")
+        if held.filled != self.page_tokens:
+            raise Violation("unsealed page offered", f"{sender} offers page {page}, {held.filled} filled")
+
+    def _claimed(self, claimant: Incarnation, owner: str, fact: facts.OfferAnswered) -> None:
+        if fact.kept and (claimant, owner) in self._known_lost:
+            raise Violation("claim on the dead", f"{claimant} claims {fact.kept} of {owner}")
+        offered = self._offered.get((owner, claimant, fact.request, fact.attempt, fact.first_page), ())
+        if not set(fact.kept) <= set(offered):
+            raise Violation("claim without an offer", f"{claimant} keeps {fact.kept} of {offered} by {owner}")
+        if len(fact.kept) != len(fact.deposit):
+            raise Violation("wrong payment", f"{claimant} keeps {len(fact.kept)}, pays {len(fact.deposit)}")
+        for page in fact.kept:
+            self.pages[page].claims[claimant] += 1
+
+    def _unclaimed(self, claimant: Incarnation, page: int) -> None:
+        claims = self.pages[page].claims
+        if claims[claimant] <= 0 and self.pages[page].owner != claimant:
+            raise Violation("release without a claim", f"{claimant} releases page {page}")
+        claims[claimant] = max(0, claims[claimant] - 1)
+
+    def _gave(self, giver: Incarnation, receiver: str, pages: tuple[int, ...]) -> None:
+        for number in pages:
+            page = self.pages[number]
+            if page.owner != giver:
+                raise Violation("gift of another's page", f"{giver} gives page {number} of {page.owner}")
+            if page.offers or any(page.claims.values()):
+                raise Violation("gift of a claimed page", f"{giver} gives page {number}")
+            page.owner, page.giver, page.receiver, page.last_giver = None, giver, receiver, None
+
+    def _received(self, giver: Incarnation, receiver: Incarnation, pages: tuple[int, ...]) -> None:
+        for number in pages:
+            page = self.pages[number]
+            if (page.giver, page.receiver) == (giver, receiver):
+                page.owner, page.giver, page.receiver = receiver, None, None
+                page.last_giver = giver
+
+    def _received_from(self, worker: Incarnation, page: Page) -> bool:
+        """Landed already, its receipt still under way: both list it, and one of them owns it."""
+        return page.last_giver == worker
+
+    def _withdrawn(self, offer: Offer) -> None:
+        for number in self._offered.pop(offer, ()):
+            self.pages[number].offers.discard(offer)
+
+    def _stated(self, worker: Incarnation, fact: facts.OwnershipStated) -> None:
+        """A statement may name what is ours, and gifts of ours whose receipt is still to come."""
+        for number in from_extents(fact.owned):
+            page = self.pages[number]
+            if page.owner != worker and page.giver != worker and not self._received_from(worker, page):
+                raise Violation("false statement", f"{worker} states page {number} of {page.owner}")
+        for number in from_extents(fact.claimed):
+            if not self.pages[number].claims[worker]:
+                raise Violation("false statement", f"{worker} states a claim on page {number}")
+
+    def _granted(self, worker: Incarnation, number: int) -> None:
+        page = self.pages[number]
+        if page.owner in self.alive or self._under_way(page):
+            raise Violation("two owners", f"page {number} granted to {worker}, owned by {page.owner}")
+        readers = [name for name, count in page.claims.items() if count]
+        if readers:
+            raise Violation("claimed page granted", f"page {number} to {worker}, read by {readers}")
+        page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
+        page.offers.clear()
+
+    def _under_way(self, page: Page) -> bool:
+        """A gift is its receiver's once it lands, its giver's while the receiver may be alive for it."""
+        giver, receiver = page.giver, page.receiver
+        if giver is None or receiver is None or receiver == CONTROL:
+            return False
+        lands = receiver in self.alive and (receiver, giver) not in self._known_lost
+        returns = giver in self.alive and (giver, receiver) not in self._known_lost
+        return lands or returns
+
+    def _inherited(self, worker: Incarnation, lost: Incarnation, number: int) -> None:
+        page = self.pages[number]
+        if page.owner != lost and lost not in (page.giver, page.receiver):
+            raise Violation("foreign inheritance", f"{worker} inherits page {number} of {page.owner}")
+        page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
+        del page.claims[worker]
+        page.offers.clear()

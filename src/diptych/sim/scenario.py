@@ -1,0 +1,76 @@
+"""A simulated run as a value: the fleet, the requests with the answers they are meant to get, the faults."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diptych.core.config import SECOND_NS, ControlConfig
+
+MILLISECOND_NS = 1_000_000
+
+
+class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    role: str = "both"
+    numerics: tuple[str, ...] = ("int8", "int4")
+    models: tuple[str, ...] = ("model",)
+    host: str = "host-0"
+    pages: int = 64
+    """Its share of the host's pool."""
+    load_ns: int = 5 * MILLISECOND_NS
+    prefill_ns_per_token: int = 100_000
+    decode_ns_per_step: int = 2 * MILLISECOND_NS
+    decode_ns_per_sequence: int = 100_000
+    quantum_tokens: int = 8
+    chunk_tokens: int = 16
+    mixed_chunk_tokens: int = 8
+    running_max: int = 64
+    context_tokens_max: int = 4096
+    samples: bool = True
+
+
+class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
+    request: str
+    at_ns: int
+    """Of arrival; for a follow-up turn the pause after the turn before it."""
+    prompt: tuple[tuple[str, int], ...]
+    """Pieces of named texts; prompts that begin with the same pieces share pages."""
+    lengths: tuple[int, ...]
+    """Output tokens of each sequence, had it no limit."""
+    tokens_max: int = 64
+    door: str = "door-0"
+    model: str = "model"
+    tenant: str = ""
+    priority: int = 0
+    seeded: bool = False
+    logits_from: int | None = None
+    deadline_ns: int | None = None
+    follow: RequestPlan | None = None
+    """The next turn: its prompt is the whole conversation so far and then its own pieces."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    at_ns: int
+    kind: str
+    """`kill` or `pause` a worker or control, `lose` a door, `leave` (the client of a request goes)."""
+    target: str
+    duration_ns: int = 0
+    """Of a pause; of control's or a door's absence."""
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    seed: int = 0
+    workers: tuple[WorkerPlan, ...]
+    requests: tuple[RequestPlan, ...]
+    faults: tuple[Fault, ...] = ()
+    doors: tuple[str, ...] = ("door-0",)
+    control: ControlConfig = ControlConfig()
+    page_tokens: int = 4
+    latency_ns: int = 100_000
+    jitter_ns: int = 0
+    backoff_ns: int = 50 * MILLISECOND_NS
+    """Between the death of a worker and the start of its next incarnation."""
+    reap_ns: int = MILLISECOND_NS
+    beat_ns: int = SECOND_NS
+    horizon_ns: int = 600 * SECOND_NS
+    """A request that is open so long after everything else happened is stuck."""

@@ -1,0 +1,103 @@
+"""Facts and actions as one readable line each: for golden traces, digests and failing seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from diptych.core import actions, facts
+from diptych.core.ids import ATTEMPTS_PER_EPOCH
+from diptych.core.recipe import OPEN_END, Run
+from diptych.sim.driver import Seat
+
+QUIET = (facts.WorkerBeat, facts.DeadlinePassed)
+"""Left out of a readable trace where nothing but beats comes of them."""
+
+
+class Recorder:
+    """Observer that keeps the whole run as a digest and the last lines as text."""
+
+    def __init__(self, lines_max: int | None = 200) -> None:
+        self.lines: deque[str] = deque(maxlen=lines_max)
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def __call__(
+        self, now_ns: int, seat: Seat, sender: str, fact: facts.Fact, asked: tuple[actions.Action, ...]
+    ) -> None:
+        self._digest.update(self._encoder.encode((now_ns, seat.name, sender, fact, asked)))
+        loud = [action for action in asked if not _is_beat(action)]
+        if isinstance(fact, QUIET) and not loud:
+            return
+        party = seat.name.partition("#")[0]
+        self.lines.append(f"{now_ns / 1e6:.3f} {party} < {sender.partition('#')[0]}: {render(fact)}")
+        self.lines.extend("    " + render(action) for action in loud)
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _is_beat(action: actions.Action) -> bool:
+    return isinstance(action, actions.Send) and isinstance(action.fact, facts.WorkerBeat)
+
+
+def render(value: msgspec.Struct) -> str:
+    """`Name field=value ...`, fields with their default left out."""
+    if isinstance(value, actions.Send):
+        return f"-> {value.to}: {render(value.fact)}"
+    words = [type(value).__name__]
+    fields = {field.name: field for field in msgspec.structs.fields(type(value))}
+    held = {name: getattr(value, name) for name in fields}
+    if "request" in held and held["request"] is not None:
+        words.append(held.pop("request"))
+        if "attempt" in held:
+            words[-1] += "." + _attempt(held.pop("attempt"))
+    for name, item in held.items():
+        if item != fields[name].default:
+            words.append(f"{name}={_value(name, item)}")
+    return " ".join(words)
+
+
+def _attempt(attempt: int | None) -> str:
+    if attempt is None:
+        return "-"
+    return f"{attempt // ATTEMPTS_PER_EPOCH}.{attempt % ATTEMPTS_PER_EPOCH}"
+
+
+def _value(name: str, item: Any) -> str:
+    if isinstance(item, bytes):
+        return item.hex()[:4]
+    if isinstance(item, Run):
+        return f"{item.numerics}:{'' if item.end == OPEN_END else item.end}"
+    if isinstance(item, tuple):
+        if name == "page_hashes":
+            return f"#{len(item)}"
+        if name == "attempt":
+            return _attempt(item[0])
+        if item and all(isinstance(part, int) for part in item):
+            return _numbers(item)
+        return "(" + " ".join(_value("", part) for part in item) + ")"
+    if isinstance(item, msgspec.Struct):
+        return "[" + render(item) + "]"
+    if name == "attempt":
+        return _attempt(item)
+    if name.endswith("_ns") and isinstance(item, int):
+        return f"{item / 1e6:g}ms"
+    return str(item)
+
+
+def _numbers(items: tuple[int, ...]) -> str:
+    """Rising runs as `first..last`."""
+    parts: list[str] = []
+    first = last = items[0]
+    for item in (*items[1:], None):
+        if item is not None and item == last + 1:
+            last = item
+            continue
+        parts.append(f"{first}..{last}" if last > first else f"{first}")
+        if item is not None:
+            first = last = item
+    return ",".join(parts)

@@ -1,0 +1,275 @@
+"""The simulated world: it performs the actions of the real machines and tells them what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from diptych.core import actions, facts
+from diptych.core.config import WorkerConfig
+from diptych.core.control import ControlPlane
+from diptych.core.ids import CONTROL, Incarnation, RequestId
+from diptych.core.worker import Worker
+from diptych.sim import events
+from diptych.sim.door import Client, Door
+from diptych.sim.driver import Driver, Happening, Seat
+from diptych.sim.events import Payload, Violation
+from diptych.sim.injector import INJECTOR, Injector
+from diptych.sim.links import Links
+from diptych.sim.pool import Pool
+from diptych.sim.scenario import Scenario, WorkerPlan
+from diptych.sim.step_loop import Run, StepLoop
+from diptych.sim.supervisor import SUPERVISOR, Supervisor
+
+Observer = Callable[[int, Seat, str, facts.Fact, tuple[actions.Action, ...]], None]
+
+
+class World:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.driver = Driver()
+        self.links = Links(scenario.latency_ns, scenario.jitter_ns, scenario.seed)
+        self.plans = {plan.name: plan for plan in scenario.workers}
+        self.pools = {host: self._make_pool(host) for host in sorted({p.host for p in scenario.workers})}
+        self.workers: dict[Incarnation, Seat] = {}
+        self.loops: dict[Incarnation, StepLoop] = {}
+        self.generation = 0
+        self.control: Seat | None = None
+        self.connected: dict[str, int] = {}
+        """Which generation of control each worker, door and agent has a socket to."""
+        self.payloads: dict[RequestId, Payload] = {}
+        self.doors: dict[str, Door] = {}
+        self.done: list[Client] = []
+        self.observers: list[Observer] = []
+        self.supervisor = Supervisor(scenario, self)
+        self.driver.parties[SUPERVISOR] = self.supervisor
+        self.injector = Injector(self)
+        self.driver.parties[INJECTOR] = self.injector
+        self._begin()
+
+    def _make_pool(self, host: str) -> Pool:
+        pages = sum(plan.pages for plan in self.scenario.workers if plan.host == host)
+        return Pool(host, pages, self.scenario.page_tokens)
+
+    def _begin(self) -> None:
+        for name in self.scenario.doors:
+            self.open_door(name)
+        self.start_control()
+        self.supervisor.begin()
+        self.injector.begin()
+
+    def idle(self) -> bool:
+        """Nothing is planned any more and every client has its end."""
+        return not self.injector.waiting and not any(door.clients for door in self.doors.values())
+
+    # ---- messages -----------------------------------------------------------------------------------
+
+    def at(self, at_ns: int, sender: str, receiver: str, event: Happening) -> None:
+        self.driver.at(at_ns, sender, receiver, event)
+
+    def last_arrival_ns(self, sender: str, receiver: str) -> int:
+        return self.links.last_arrival_ns(sender, receiver)
+
+    def send(self, sender: str, to: str, fact: facts.Fact, payload: object = None) -> None:
+        if to == CONTROL:
+            if self.control is None or self.connected.get(sender) != self.generation:
+                return
+            receiver = self.control.name
+        else:
+            receiver = to
+            if sender.startswith(CONTROL):
+                payload = self._attach(fact)
+        for pool in self.pools.values():
+            pool.sent(sender, to, fact)
+        arrival_ns = self.links.arrival_ns(self.driver.now_ns, sender, receiver)
+        self.driver.at(arrival_ns, sender, receiver, fact, payload)
+
+    def _attach(self, fact: facts.Fact) -> Payload | None:
+        match fact:
+            case facts.TargetRequested() | facts.PrefillRequested():
+                return self.payloads[fact.request]
+            case facts.RequestEnded() | facts.RequestRejected():
+                self.payloads.pop(fact.request, None)
+            case _:
+                pass
+        return None
+
+    def _deliver(self, now_ns: int, to: str, sender: str, fact: facts.Fact, payload: object) -> None:
+        """What ports do with a fact before their machine steps."""
+        if to.startswith(CONTROL):
+            if isinstance(fact, facts.DoorJoined):
+                assert isinstance(payload, dict)
+                self.payloads.update(payload)
+            elif isinstance(payload, Payload):
+                self.payloads[_request_of(fact)] = payload
+            return
+        if isinstance(fact, facts.ControlJoined):
+            self.connected[to] = self.generation
+        for pool in self.pools.values():
+            pool.delivered(sender, to, fact)
+        assert payload is None or isinstance(payload, Payload)
+        self.loops[to].told(fact, payload)
+
+    # ---- actions ------------------------------------------------------------------------------------
+
+    def perform(
+        self, now_ns: int, seat: Seat, sender: str, fact: facts.Fact, asked: tuple[actions.Action, ...]
+    ) -> None:
+        for observe in self.observers:
+            observe(now_ns, seat, sender, fact, asked)
+        for action in asked:
+            match action:
+                case actions.Send():
+                    self.send(seat.name, action.to, action.fact)
+                case actions.RunSteps():
+                    self.plan_border(seat.name, self.loops[seat.name].start(now_ns, action))
+                case actions.EndRun():
+                    self.plan_border(seat.name, self.loops[seat.name].end_early(now_ns, action.run))
+                case actions.DropRequest():
+                    self.loops[seat.name].drop(action.request, action.attempt)
+                case actions.PauseStream():
+                    self.loops[seat.name].pause(action.request, action.attempt)
+                case actions.FenceWorker():
+                    self.supervisor.fence(now_ns, action.worker)
+                case _:
+                    raise Violation("world cannot perform it", repr(action))
+
+    def plan_border(self, worker: Incarnation, run: Run | None) -> None:
+        if run is not None:
+            border = events.RunBorder(run.action.run, run.steps)
+            self.at(run.end_ns(), worker, f"loop {worker}", border)
+
+    # ---- processes ----------------------------------------------------------------------------------
+
+    def start(self, worker: Incarnation, plan: WorkerPlan) -> None:
+        pool = self.pools[plan.host]
+        pool.alive.add(worker)
+        seat = self._seat(worker, Worker(worker_config(self.scenario, worker, plan)))
+        self.workers[worker] = seat
+        self.loops[worker] = StepLoop(worker, plan, pool, lambda frame: self._emit(worker, frame))
+        self.driver.parties[f"loop {worker}"] = LoopSeat(self, seat)
+        self.at(self.driver.now_ns + plan.load_ns, worker, f"loop {worker}", events.Started(worker))
+
+    def connect(self, worker: Incarnation) -> None:
+        if self.control is not None and self.workers[worker].alive:
+            joined = facts.ControlJoined(epoch=self.generation)
+            self.driver.at(self.dial_ns(worker), self.control.name, worker, joined)
+
+    def dial_ns(self, name: str) -> int:
+        assert self.control is not None
+        return self.links.arrival_ns(self.driver.now_ns, self.control.name, name)
+
+    def kill(self, worker: Incarnation) -> bool:
+        seat = self.workers[worker]
+        if not seat.alive:
+            return False
+        seat.alive = False
+        now_ns = self.driver.now_ns if seat.paused_ns is None else seat.paused_ns
+        self.loops[worker].died(now_ns)
+        for pool in self.pools.values():
+            pool.died(worker)
+        self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
+        return True
+
+    def _emit(self, worker: Incarnation, frame: events.Frame | events.PauseFrame) -> None:
+        for door in self.doors.values():
+            if frame.request in door.clients:
+                arrival_ns = self.links.arrival_ns(self.driver.now_ns, worker, door.name)
+                self.at(arrival_ns, worker, door.name, frame)
+
+    def _seat(self, name: str, machine: Worker | ControlPlane) -> Seat:
+        def before(now_ns: int, sender: str, fact: facts.Fact, payload: object) -> None:
+            self._deliver(now_ns, name, sender, fact, payload)
+
+        seat = Seat(name, machine, self.driver, before, self.perform)
+        self.driver.parties[name] = seat
+        return seat
+
+    def start_control(self) -> None:
+        self.generation += 1
+        self.payloads = {}
+        config = msgspec.structs.replace(self.scenario.control, epoch=self.generation)
+        self.control = self._seat(f"{CONTROL}#{self.generation}", ControlPlane(config))
+        for name in (SUPERVISOR, *self.doors):
+            self.connected[name] = self.generation
+            up = events.ControlUp(self.generation)
+            self.at(self.dial_ns(name), self.control.name, name, up)
+        for worker, loop in self.loops.items():
+            if self.workers[worker].alive and loop.loaded:
+                self.connect(worker)
+
+    def open_door(self, name: str) -> None:
+        door = Door(name, self.scenario.page_tokens, self, self._client_closed)
+        self.doors[name] = door
+        self.driver.parties[name] = door
+        if self.control is not None:
+            self.connected[name] = self.generation
+            up = events.ControlUp(self.generation)
+            self.at(self.dial_ns(name), self.control.name, name, up)
+
+    def _client_closed(self, client: Client) -> None:
+        self.done.append(client)
+        follow = client.plan.follow
+        if follow is not None and client.complete() and not client.gone:
+            history = client.payload.prompt + tuple(client.tokens[0])
+            self.injector.plan(self.driver.now_ns + follow.at_ns, follow, history)
+
+
+class LoopSeat:
+    """The inbox of a worker's step loop: borders of its runs, and the process's own start and pauses."""
+
+    def __init__(self, world: World, seat: Seat) -> None:
+        self.world = world
+        self.seat = seat
+
+    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        seat = self.seat
+        loop = self.world.loops[seat.name]
+        if not seat.alive:
+            return
+        match event:
+            case events.Started():
+                loop.loaded = True
+                self.world.connect(seat.name)
+            case events.Resumed():
+                moved = loop.stood_still(event.duration_ns)
+                seat.receive(now_ns, seat.name, event, None)
+                if moved is not None and moved is loop.run:
+                    self.world.plan_border(seat.name, moved)
+            case events.RunBorder() if seat.paused_ns is None:
+                ran = loop.finish(now_ns, event.run, event.steps)
+                if ran is not None:
+                    seat.receive(now_ns, f"loop {seat.name}", ran, None)
+            case _:
+                pass
+
+
+def worker_config(scenario: Scenario, worker: Incarnation, plan: WorkerPlan) -> WorkerConfig:
+    return WorkerConfig(
+        worker=worker,
+        host=plan.host,
+        role=plan.role,
+        engine="scripted",
+        models=plan.models,
+        numerics=plan.numerics,
+        formats=plan.numerics,
+        context_tokens_max=plan.context_tokens_max,
+        page_tokens=scenario.page_tokens,
+        quantum_tokens=plan.quantum_tokens,
+        chunk_tokens=plan.chunk_tokens,
+        mixed_chunk_tokens=plan.mixed_chunk_tokens,
+        running_max=plan.running_max,
+        samples=plan.samples,
+        prefill_ns_per_token=plan.prefill_ns_per_token,
+        decode_ns_per_step=plan.decode_ns_per_step,
+        beat_ns=scenario.beat_ns,
+    )
+
+
+def _request_of(fact: facts.Fact) -> RequestId:
+    match fact:
+        case facts.RequestArrived() | facts.StreamDrained():
+            return fact.request
+        case _:
+            raise Violation("payload with the wrong fact", repr(fact))
