@@ -251,12 +251,12 @@ def _byte_level_characters() -> dict[int, int]:
     return {byte: byte for byte in printable} | {256 + index: byte for index, byte in enumerate(others)}
 
 
-_BYTE_LEVEL = _byte_level_characters()
+BYTE_LEVEL_CHARACTERS = _byte_level_characters()
 
 
 def _byte_level_bytes(text: str) -> bytes:
     try:
-        return bytes([_BYTE_LEVEL[ord(character)] for character in text])
+        return bytes([BYTE_LEVEL_CHARACTERS[ord(character)] for character in text])
     except KeyError:  # an entry written as it is, outside the byte alphabet
         return text.encode()
 

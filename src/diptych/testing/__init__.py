@@ -1,0 +1,67 @@
+"""Public conformance suites: what whoever brings an engine runs before a fleet trusts it.
+
+    from diptych.testing import check_engine
+    check_engine(lambda: MyEngine(...))
+
+`check_engine` runs every property of `ENGINE_PROPERTIES` and raises one `AssertionError` that lists all
+that failed. Each property is a function over an `EngineTrial`, so that a test can run them one by one.
+
+Pages are never clean here: each trial fills its pool with NaN patterns and another tenant's sequence,
+and puts guard bytes around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from diptych.engine.interface import Engine
+from diptych.testing.engine_rows import ENGINE_PROPERTIES
+from diptych.testing.engine_sampling import SAMPLING_PROPERTIES
+from diptych.testing.trial import EngineProperty, EngineTrial, require
+
+__all__ = ["ENGINE_PROPERTIES", "SAMPLING_PROPERTIES", "EngineProperty", "EngineTrial", "check_engine"]
+
+
+def check_engine(
+    make_engine: Callable[[], Engine],
+    *,
+    numerics: Sequence[str] | None = None,
+    tolerance: float = 0.02,
+    seed: int = 0,
+) -> None:
+    """Runs every property for each numerics id (default: all that the engine offers).
+
+    `make_engine` is called once per numerics id; the engine is closed afterwards. Raises one
+    `AssertionError` that names every property that failed, with what was found. `tolerance` and `seed`
+    are `EngineTrial`'s.
+    """
+    failures: list[str] = []
+    tried = 0
+    remaining = list(numerics) if numerics is not None else None
+    while remaining is None or remaining:
+        engine = make_engine()
+        try:
+            if remaining is None:
+                remaining = list(engine.capabilities.numerics)
+                require(remaining, "capabilities.numerics is empty")
+            name = remaining.pop(0)
+            trial = EngineTrial(engine, name, tolerance=tolerance, seed=seed)
+            properties = ENGINE_PROPERTIES + (SAMPLING_PROPERTIES if engine.capabilities.samples else ())
+            tried += len(properties)
+            failures += _failures(trial, properties)
+        finally:
+            engine.close()
+    require(not failures, f"{len(failures)} of {tried} properties fail:\n" + "\n".join(failures))
+
+
+def _failures(trial: EngineTrial, properties: Sequence[EngineProperty]) -> list[str]:
+    failures = []
+    for check in properties:
+        trial.dirty()
+        try:
+            check(trial)
+        except AssertionError as error:
+            failures.append(f"  {check.__name__} ({trial.numerics}): {error}")
+        except Exception as error:  # the report should name every property, not end at the first crash
+            failures.append(f"  {check.__name__} ({trial.numerics}): raised {type(error).__name__}: {error}")
+    return failures
