@@ -16,6 +16,13 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
     """Base of all facts; its tag (the class's name) makes them one union on the wire."""
 
 
+class RequestFact(Fact, frozen=True):
+    """A fact about one attempt at one request."""
+
+    request: RequestId
+    attempt: Attempt
+
+
 # ---- a door tells control -------------------------------------------------------------------------
 
 
@@ -53,11 +60,9 @@ class ClientGone(Fact, frozen=True):
     request: RequestId
 
 
-class StreamDrained(Fact, frozen=True):
+class StreamDrained(RequestFact, frozen=True):
     """The door has read all that the attempt's worker ever sent; this is what the client has."""
 
-    request: RequestId
-    attempt: Attempt
     starts: tuple[SequenceStart, ...]
     """The sequences that have not finished."""
 
@@ -170,9 +175,7 @@ class DriverStalled(Fact, frozen=True):
     duration_ns: int
 
 
-class TargetReserved(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class TargetReserved(RequestFact, frozen=True):
     worker: Incarnation
     held_tokens: int
     """Prompt tokens whose pages it already holds."""
@@ -180,48 +183,40 @@ class TargetReserved(Fact, frozen=True):
     """Which numerics computed them."""
 
 
-class TargetRefused(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class TargetRefused(RequestFact, frozen=True):
     worker: Incarnation
     reason: str
     needed_tokens: int
     limit_tokens: int
 
 
-class PrefillFinished(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class PrefillFinished(RequestFact, frozen=True):
     worker: Incarnation
     computed_tokens: int
     cached_tokens: int
     duration_ns: int
     waited_ns: int
+    handoff_pages: int
+    """Pages the target claimed."""
+    handoff_ns: int
+    """From the last offer to its answer: the pages are the target's to read."""
 
 
-class StreamStarted(Fact, frozen=True):
+class StreamStarted(RequestFact, frozen=True):
     """All pages up to the split are at hand: the sequences run from here on."""
 
-    request: RequestId
-    attempt: Attempt
     worker: Incarnation
-    handoff_pages: int
-    handoff_ns: int
-    """From the last offer's arrival to its pages being readable here."""
     waited_ns: int
+    """From the request for pages to their being set aside."""
 
 
-class StreamPaused(Fact, frozen=True):
+class StreamPaused(RequestFact, frozen=True):
     """Preempted: its pages were let go. The door will state where to resume."""
 
-    request: RequestId
-    attempt: Attempt
     worker: Incarnation
 
 
-class StreamEnded(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class StreamEnded(RequestFact, frozen=True):
     worker: Incarnation
     output_tokens: tuple[int, ...]
     reasons: tuple[str, ...]
@@ -250,9 +245,7 @@ class PagesGranted(Fact, frozen=True):
     """By how many its room grows; the rest makes up for deposits that a dead worker owed it."""
 
 
-class TargetRequested(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class TargetRequested(RequestFact, frozen=True):
     door: str
     model: str
     prompt_tokens: int
@@ -268,25 +261,18 @@ class TargetRequested(Fact, frozen=True):
     """Admit only with pages for the longest possible answer (it was preempted twice)."""
 
 
-class RecipeFixed(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class RecipeFixed(RequestFact, frozen=True):
     recipe: Recipe
     split: int
     """Prompt tokens [held, split) come from `source`; the rest is computed here."""
     source: Incarnation | None = None
 
 
-class SourceLost(Fact, frozen=True):
+class SourceLost(RequestFact, frozen=True):
     """The prefill worker died: say again what is held, the rest will come from elsewhere."""
 
-    request: RequestId
-    attempt: Attempt
 
-
-class PrefillRequested(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class PrefillRequested(RequestFact, frozen=True):
     model: str
     page_hashes: tuple[PageHash, ...]
     """Of the pages up to the split."""
@@ -298,21 +284,8 @@ class PrefillRequested(Fact, frozen=True):
     priority: int = 0
 
 
-class ContextNeeded(Fact, frozen=True):
-    """Source to target: offer me your pages [first_page, end_page), I lack them as context."""
-
-    request: RequestId
-    attempt: Attempt
-    sender: Incarnation
-    first_page: int
-    end_page: int
-
-
-class RequestReleased(Fact, frozen=True):
+class RequestReleased(RequestFact, frozen=True):
     """Let go of whatever this attempt holds here; said in any state, more than once if need be."""
-
-    request: RequestId
-    attempt: Attempt
 
 
 class PeerLost(Fact, frozen=True):
@@ -347,22 +320,38 @@ class ControlLost(Fact, frozen=True):
 # ---- workers tell each other ----------------------------------------------------------------------
 
 
-class PagesOffered(Fact, frozen=True):
+class PagesOffered(RequestFact, frozen=True):
     """These sealed pages are yours to claim; I keep them until you answer or are known dead."""
 
-    request: RequestId
-    attempt: Attempt
     sender: Incarnation
     first_page: int
     """Index of the first one in the prompt."""
     pages: Pages
 
 
-class OfferAnswered(Fact, frozen=True):
+class ContextNeeded(RequestFact, frozen=True):
+    """Source to target: lend me your pages [first_page, end_page) of the prompt to read, I lack them."""
+
+    sender: Incarnation
+    first_page: int
+    end_page: int
+
+
+class ContextLent(RequestFact, frozen=True):
+    """The target keeps these pages as they are until `ContextReturned`, or until the source is dead."""
+
+    sender: Incarnation
+    first_page: int
+    pages: Pages
+
+
+class ContextReturned(RequestFact, frozen=True):
+    sender: Incarnation
+
+
+class OfferAnswered(RequestFact, frozen=True):
     """The one answer to an offer: which pages are claimed, paid for with as many free ones."""
 
-    request: RequestId
-    attempt: Attempt
     sender: Incarnation
     first_page: int
     kept: Pages
@@ -416,9 +405,7 @@ class StepsRan(Fact, frozen=True):
 # ---- control tells a door -------------------------------------------------------------------------
 
 
-class RequestRouted(Fact, frozen=True):
-    request: RequestId
-    attempt: Attempt
+class RequestRouted(RequestFact, frozen=True):
     target: Incarnation
     source: Incarnation | None
     split: int
@@ -437,11 +424,8 @@ class RequestRejected(Fact, frozen=True):
     limit: int | None = None
 
 
-class StreamInterrupted(Fact, frozen=True):
+class StreamInterrupted(RequestFact, frozen=True):
     """The attempt's worker is gone or let the stream go: drain what it sent, then state it."""
-
-    request: RequestId
-    attempt: Attempt
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
@@ -485,4 +469,7 @@ class RequestEnded(Fact, frozen=True):
     failure: str | None = None
 
 
-WIRE_FACTS: tuple[type[Fact], ...] = tuple(Fact.__subclasses__())
+WIRE_FACTS: tuple[type[Fact], ...] = (
+    *(fact for fact in Fact.__subclasses__() if fact is not RequestFact),
+    *RequestFact.__subclasses__(),
+)

@@ -25,8 +25,8 @@ import msgspec
 from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
 from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
-from diptych.core.ids import CONTROL, Extents, Incarnation, Pages, from_extents, to_extents
-from diptych.core.prefix import PrefixTree
+from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
+from diptych.core.prefix import Node, PrefixTree
 
 
 class PageCounts(msgspec.Struct, frozen=True):
@@ -48,6 +48,8 @@ class Ledger:
         self.tree = PrefixTree(page_tokens)
         self.free: list[int] = []
         self.private = 0
+        self.keep = 0
+        """Pages that targets and debts leave available, so that a prefill can always go on."""
         self.granted = 0
         """Pages this worker was granted and has not lost: its room."""
         self.given: dict[int, tuple[Incarnation, Pages]] = {}
@@ -62,6 +64,10 @@ class Ledger:
         self._held_back: deque[Send] = deque()
         self._serial = 0
 
+    def next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
     # ---- taking and freeing -----------------------------------------------------------------------
 
     def grant(self, pages: Extents, room: int) -> None:
@@ -71,26 +77,28 @@ class Ledger:
         self.settle()
 
     def available(self) -> int:
-        """Pages that could be taken now, cache included, before debts."""
-        return len(self.free) + self.tree.idle_pages
+        """Pages that can be had at once: free, or our own and idle."""
+        return len(self.free) + self.tree.idle_pages - self.tree.idle_foreign_pages
 
-    def take(self, count: int) -> list[int] | None:
+    def take(self, count: int, keep: int = 0) -> list[int] | None:
         """`count` free pages as private ones, evicting the cache where needed; None where not (yet).
 
-        Evicting a foreign page ends its claim and brings a page back only when its owner pays.
+        `keep` more must stay available. Evicting a foreign page ends its claim and brings a page back
+        only when its owner pays.
         """
-        if self.debts and not self.settle():
-            return None
-        if not self._make_room(count):
+        if not self._make_room(count, keep):
             return None
         taken = self._pop(count)
         self.private += count
         return taken
 
-    def _make_room(self, count: int) -> bool:
+    def _make_room(self, count: int, keep: int) -> bool:
         owed = sum(self.owed.values())
-        while len(self.free) + owed < count:
-            evicted = None if self.frozen else self.tree.evict(count - len(self.free) - owed)
+        while len(self.free) < count or self.available() < count + keep:
+            available = self.available()
+            if available < count + keep <= available + owed:
+                return False
+            evicted = None if self.frozen else self.tree.evict(count + keep)
             if evicted is None:
                 return False
             owner, pages = evicted
@@ -99,7 +107,7 @@ class Ledger:
             else:
                 self.release_claim(owner, tuple(pages))
                 owed += len(pages)
-        return len(self.free) >= count
+        return True
 
     def _pop(self, count: int) -> list[int]:
         if count == 0:
@@ -114,19 +122,40 @@ class Ledger:
         self.free.extend(pages)
         self.settle()
 
-    def seal(self, count: int) -> None:
-        """`count` private pages went into the tree."""
-        self.private -= count
+    def unpin(self, leaf: Node) -> None:
+        freed = self.tree.unpin(leaf)
+        if freed or self.debts:
+            self.free.extend(freed)
+            self.settle()
+
+    def seal(
+        self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
+    ) -> tuple[Node, list[int]]:
+        """Private pages go into the tree below `leaf`, whose pin moves down to them. Returns the new
+        leaf and the pages that now stand for them; those that were there twice are free again."""
+        leaf, standing = self.tree.extend(leaf, hashes, pages, numerics)
+        self.private -= len(pages)
+        doubles = [mine for mine, theirs in zip(pages, standing, strict=True) if mine != theirs]
+        if doubles:
+            self.free.extend(doubles)
+            self.settle()
+        return leaf, standing
+
+    def seal_detached(
+        self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
+    ) -> Node:
+        self.private -= len(pages)
+        return self.tree.hang_detached(leaf, hashes, pages, numerics)
 
     # ---- changing hands ---------------------------------------------------------------------------
 
     def give_private(self, to: Incarnation, pages: list[int]) -> int:
         """Private pages become another worker's when its receipt comes. Returns the serial."""
-        self._serial += 1
+        serial = self.next_serial()
         self.private -= len(pages)
         if pages:
-            self.given[self._serial] = (to, tuple(pages))
-        return self._serial
+            self.given[serial] = (to, tuple(pages))
+        return serial
 
     def receive(self, sender: Incarnation, pages: Pages, serial: int) -> None:
         """Another worker's pages are ours now: a deposit, or one of ours that comes back."""
@@ -155,23 +184,22 @@ class Ledger:
         self.debts[claimant] = self.debts.get(claimant, 0) + len(pages)
         self.settle()
 
-    def settle(self) -> bool:
-        """Pays debts from free and idle pages as far as they go; True where none is left."""
+    def settle(self) -> None:
+        """Pays debts as far as pages go that need not stay available for prefills (`keep`)."""
         if self.frozen:
-            return not self.debts
+            return
         for creditor in list(self.debts):
             debt = self.debts[creditor]
-            self._make_room(debt)
-            paid = self._pop(min(debt, len(self.free)))
+            payable = min(debt, max(0, self.available() - self.keep))
+            paid = self._pop(payable) if self._make_room(payable, 0) else []
             if paid:
-                self._serial += 1
-                self.given[self._serial] = (creditor, tuple(paid))
-                self._send(creditor, PagesGiven(sender=self.worker, pages=tuple(paid), serial=self._serial))
+                serial = self.next_serial()
+                self.given[serial] = (creditor, tuple(paid))
+                self._send(creditor, PagesGiven(sender=self.worker, pages=tuple(paid), serial=serial))
             if len(paid) == debt:
                 del self.debts[creditor]
             else:
                 self.debts[creditor] = debt - len(paid)
-        return not self.debts
 
     def _send(self, to: Incarnation, fact: Fact) -> None:
         self.send_ownership(Send(to=to, fact=fact))

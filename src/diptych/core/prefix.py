@@ -56,6 +56,7 @@ class PrefixTree:
         self.node_at: dict[int, Node] = {}
         self.idle: OrderedDict[Node, None] = OrderedDict()
         self.idle_pages = 0
+        self.idle_foreign_pages = 0
         self.pinned_pages = 0
         self.lent_pages = 0
 
@@ -135,22 +136,40 @@ class PrefixTree:
     def _pin_one(self, node: Node) -> None:
         node.pins += 1
         if node.pins == 1 and not node.lent:
-            del self.idle[node]
-            self.idle_pages -= len(node.pages)
+            self._wake(node)
             self.pinned_pages += len(node.pages)
 
-    def unpin(self, leaf: Node) -> None:
+    def unpin(self, leaf: Node) -> list[int]:
+        """Ends one use of a path. Returns the pages that nobody can find any more: they are free now."""
+        freed: list[int] = []
         node: Node = leaf
         while node.parent is not None:
             node.pins -= 1
             if node.pins == 0 and not node.lent:
                 self.pinned_pages -= len(node.pages)
-                self._rest(node)
+                if node.detached:
+                    freed += self._forget(node)
+                else:
+                    self._rest(node)
             node = node.parent
+        return freed
 
     def _rest(self, node: Node) -> None:
         self.idle[node] = None
         self.idle_pages += len(node.pages)
+        if node.owner is not None:
+            self.idle_foreign_pages += len(node.pages)
+
+    def _wake(self, node: Node) -> None:
+        del self.idle[node]
+        self.idle_pages -= len(node.pages)
+        if node.owner is not None:
+            self.idle_foreign_pages -= len(node.pages)
+
+    def _forget(self, node: Node) -> list[int]:
+        for page in node.pages:
+            del self.node_at[page]
+        return node.pages
 
     def extend(
         self,
@@ -162,10 +181,10 @@ class PrefixTree:
     ) -> tuple[Node, list[int]]:
         """Adds sealed pages below a leaf the caller has pinned, and moves the caller's pin down to them.
 
-        Returns the new leaf and those of `pages` that are not in the tree because the same content is
-        there already: they stay the caller's.
+        Returns the new leaf and the pages that now stand for `hashes`: where the same content was
+        there already those are the tree's, and the caller's own are not taken.
         """
-        doubles: list[int] = []
+        standing: list[int] = []
         index, total = 0, len(hashes)
         while index < total:
             child = next((c for c in leaf.children.get(hashes[index], ()) if c.numerics == numerics), None)
@@ -174,15 +193,27 @@ class PrefixTree:
                 self._adopt(leaf, child)
                 child.pins = 1
                 self.pinned_pages += len(child.pages)
-                return child, doubles
+                return child, standing + child.pages
             matched = _common(child.hashes, hashes, index, min(len(child.hashes), total - index))
             if matched < len(child.pages):
                 child = self._split(child, matched)
             self._pin_one(child)
-            doubles += pages[index : index + matched]
+            standing += child.pages
             leaf = child
             index += matched
-        return leaf, doubles
+        return leaf, standing
+
+    def hang_detached(
+        self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
+    ) -> Node:
+        """As `extend`, for pages whose context is not in this tree: claimed by others, found by nobody."""
+        child = Node(leaf, hashes, pages, numerics, None)
+        child.detached = True
+        child.pins = 1
+        self.pinned_pages += len(pages)
+        for page in pages:
+            self.node_at[page] = child
+        return child
 
     def _adopt(self, parent: Node, child: Node) -> None:
         parent.children.setdefault(child.hashes[0], []).append(child)
@@ -198,8 +229,8 @@ class PrefixTree:
         upper.pins = node.pins
         upper.lent = dict(node.lent)
         upper.detached = node.detached
-        if not node.detached:
-            bucket = parent.children[node.hashes[0]]
+        bucket = parent.children.get(node.hashes[0], [])
+        if node in bucket:
             bucket[bucket.index(node)] = upper
         node.hashes = node.hashes[count:]
         node.pages = node.pages[count:]
@@ -226,15 +257,16 @@ class PrefixTree:
         self._detach_lent(node)
         count = min(pages_max, len(node.pages))
         taken = node.pages[len(node.pages) - count :]
-        self.idle_pages -= count
+        self._wake(node)
         for page in taken:
             del self.node_at[page]
         if count == len(node.pages):
-            del self.idle[node]
             self._unlink(node)
         else:
             node.pages = node.pages[: len(node.pages) - count]
             node.hashes = node.hashes[: len(node.pages)]
+            self._rest(node)
+            self.idle.move_to_end(node, last=False)
         return node.owner, taken
 
     def _unlink(self, node: Node) -> None:
@@ -263,8 +295,7 @@ class PrefixTree:
                 if node.pins:
                     self.pinned_pages -= len(node.pages)
                 else:
-                    del self.idle[node]
-                    self.idle_pages -= len(node.pages)
+                    self._wake(node)
                 self.lent_pages += len(node.pages)
             node.lent[claimant] = None
 
@@ -279,9 +310,7 @@ class PrefixTree:
             if node.pins:
                 self.pinned_pages += len(node.pages)
             elif node.detached:
-                freed += node.pages
-                for page in node.pages:
-                    del self.node_at[page]
+                freed += self._forget(node)
             else:
                 self._rest(node)
                 self._reorder_above(node)
@@ -321,14 +350,15 @@ class PrefixTree:
     def change_owner(self, pages: list[int], owner: Incarnation | None) -> None:
         remaining = set(pages)
         for page in pages:
+            if page not in remaining:
+                continue
             node = self.node_at[page]
-            if page in remaining and remaining.issuperset(node.pages):
-                node.owner = owner
-                remaining.difference_update(node.pages)
-            elif page in remaining:
-                for part in self._runs((page,)):
-                    part.owner = owner
-                remaining.discard(page)
+            if not remaining.issuperset(node.pages):
+                node = next(self._runs((page,)))
+            remaining.difference_update(node.pages)
+            if node in self.idle:
+                self.idle_foreign_pages += len(node.pages) * ((owner is not None) - (node.owner is not None))
+            node.owner = owner
 
     # ---- books ------------------------------------------------------------------------------------
 
@@ -349,6 +379,8 @@ class PrefixTree:
             below = sum(child.pins for bucket in node.children.values() for child in bucket)
             if below > node.pins:
                 raise BrokenInvariant("prefix tree", "a pinned node hangs below an unpinned one")
+            if node.detached and not node.pins and not node.lent:
+                raise BrokenInvariant("prefix tree", "a page that nobody can find was not freed")
             if node.lent:
                 lent += count
             elif node.pins:

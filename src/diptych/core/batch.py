@@ -1,0 +1,110 @@
+"""What the step loop runs next: prompt spans by priority and age, beside every decoding sequence.
+
+A run is one step while prompt work is pending and up to a quantum of steps otherwise; it can be ended
+at any step border, so long runs cost newcomers one step at most.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from diptych.core.actions import PromptSpan, TablePart
+from diptych.core.ids import SHARED
+from diptych.core.recipe import numerics_at, run_end
+from diptych.core.sequence import Sequence, Source, Target
+
+
+class RunInHand:
+    """The run that the step loop has and has not answered."""
+
+    # fmt: off
+    __slots__ = (
+        "decoding", "ending", "predicted_ns", "prompts", "run", "sampled", "spans", "started_ns",
+        "steps_max", "tokens",
+    )
+    # fmt: on
+
+    def __init__(self, run: int, now_ns: int) -> None:
+        self.run = run
+        self.started_ns = now_ns
+        self.steps_max = 1
+        self.predicted_ns = 0
+        self.ending = False
+        self.prompts: list[PromptSpan] = []
+        self.spans: list[tuple[Source | Target, Sequence | None, int]] = []
+        """(task, sequence or None for its shared part, tokens) of each prompt span, in order."""
+        self.decoding: list[tuple[Target, Sequence]] = []
+        self.sampled: list[tuple[Target, Sequence]] = []
+        """Sequences whose first token of this attempt comes from this run's first step."""
+        self.tokens = 0
+
+
+class Rates(msgspec.Struct):
+    """Measured speeds of this worker: exponential averages of what its runs took."""
+
+    prefill_ns_per_token: float
+    decode_ns_per_step: float
+
+    def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
+        if run.tokens and not run.decoding and steps == 1:
+            if run.tokens >= 16:
+                self.prefill_ns_per_token += 0.25 * (duration_ns / run.tokens - self.prefill_ns_per_token)
+        elif run.decoding and not run.tokens and steps:
+            self.decode_ns_per_step += 0.25 * (duration_ns / steps - self.decode_ns_per_step)
+
+    def predict(self, run: RunInHand) -> int:
+        decode = self.decode_ns_per_step * run.steps_max if run.decoding or run.sampled else 0.0
+        return int(run.tokens * self.prefill_ns_per_token + decode)
+
+
+def add_spans(
+    run: RunInHand,
+    task: Source | Target,
+    sequence: Sequence | None,
+    *,
+    first: int,
+    end: int,
+    sample: bool,
+    logits_from: int | None = None,
+) -> None:
+    """Adds the positions [first, end) of one sequence (or the shared part), cut where numerics change."""
+    request, attempt = task.key
+    recipe = task.ask.recipe if isinstance(task, Source) else task.recipe
+    position = first
+    while position < end:
+        stop = min(end, run_end(recipe, position))
+        scored = None if logits_from is None or stop <= logits_from else max(position, logits_from)
+        run.prompts.append(
+            PromptSpan(
+                request=request,
+                attempt=attempt,
+                sequence=SHARED if sequence is None else sequence.index,
+                first=position,
+                count=stop - position,
+                numerics=numerics_at(recipe, position),
+                sample=sample and stop == end,
+                logits_from=scored,
+            )
+        )
+        run.spans.append((task, sequence, stop - position))
+        position = stop
+    run.tokens += end - first
+
+
+def table_part(task: Source | Target, sequence: Sequence | None) -> TablePart | None:
+    """The part of a page table that the step loop does not know yet, or None."""
+    request, attempt = task.key
+    if isinstance(task, Source):
+        pages, tabled, index = task.pages, task.tabled, SHARED
+        task.tabled = len(pages)
+    elif sequence is None:
+        pages, tabled, index = task.shared, task.tabled, SHARED
+        task.tabled = len(pages)
+    else:
+        pages, tabled, index = task.shared + sequence.pages, sequence.tabled, sequence.index
+        sequence.tabled = len(pages)
+    if tabled >= len(pages):
+        return None
+    return TablePart(
+        request=request, attempt=attempt, sequence=index, start=tabled, pages=tuple(pages[tabled:])
+    )

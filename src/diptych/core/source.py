@@ -1,0 +1,296 @@
+"""The prefill half of a worker: computes [held, split) of a prompt for a target and offers its pages.
+
+An offer pins its pages for the target until the one answer comes (or the target is known dead); after
+that they are the target's claim, and this task has no part in them. A source takes pages chunk by
+chunk: what the target claims it pays for, so a few pages are enough to prefill any prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diptych.core.actions import Action, DropRequest, PromptSpan, Send
+from diptych.core.batch import RunInHand, add_spans
+from diptych.core.config import WorkerConfig
+from diptych.core.errors import ImpossibleFact
+from diptych.core.facts import (
+    ContextLent,
+    ContextNeeded,
+    ContextReturned,
+    Fact,
+    OfferAnswered,
+    PagesOffered,
+    PrefillFinished,
+    PrefillRequested,
+    RequestFact,
+    RequestReleased,
+)
+from diptych.core.ids import CONTROL, Incarnation
+from diptych.core.pages import Ledger
+from diptych.core.prefix import Node
+from diptych.core.recipe import numerics_at, run_end
+from diptych.core.sequence import ASKING, CLOSING, COMPUTING, OFFERING, Key, Source
+
+ABSENT = "absent"
+
+
+class Sources:
+    """All prefill tasks of one worker. Knows nothing of sampling or of what a target does next."""
+
+    def __init__(self, config: WorkerConfig, ledger: Ledger) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.tasks: dict[Key, Source] = {}
+        self.offers: dict[tuple[Key, int], tuple[Incarnation, Node]] = {}
+        """Unanswered offers by (task, first page): whose they are and the pinned path."""
+        self.in_run: dict[Key, None] = {}
+
+    # ---- facts ------------------------------------------------------------------------------------
+
+    def step(self, now_ns: int, fact: RequestFact) -> None:
+        task = self.tasks.get((fact.request, fact.attempt))
+        state = ABSENT if task is None else task.state
+        row = ROWS[state].get(type(fact))
+        if row is None:
+            raise ImpossibleFact(f"{self.config.worker} source", state, fact)
+        row(self, now_ns, task, fact)
+
+    def begin(self, now_ns: int, _: None, fact: PrefillRequested) -> None:
+        task = Source(fact, self.ledger.next_serial(), now_ns)
+        self.tasks[task.key] = task
+        tree, tokens = self.ledger.tree, self.config.page_tokens
+        task.leaf, task.pages = tree.acquire(fact.page_hashes, fact.recipe)
+        task.cached = task.sealed = len(task.pages)
+        task.computed = task.cached * tokens
+        task.offered = held = fact.held_tokens // tokens
+        if task.cached < held:
+            task.state = ASKING
+            task.context = True
+            self._tell(
+                fact.target,
+                ContextNeeded(
+                    request=fact.request,
+                    attempt=fact.attempt,
+                    sender=self.config.worker,
+                    first_page=task.cached,
+                    end_page=held,
+                ),
+            )
+        else:
+            self._offer(now_ns, task)
+            self._settle(now_ns, task)
+
+    def read_context(self, now_ns: int, task: Source, fact: ContextLent) -> None:
+        task.state = COMPUTING
+        task.detached = bool(fact.pages)
+        task.pages += fact.pages
+        task.sealed = len(task.pages)
+        task.computed = task.sealed * self.config.page_tokens
+        self._settle(now_ns, task)
+
+    def answer(self, now_ns: int, task: Source | None, fact: OfferAnswered) -> None:
+        if fact.sender in self.ledger.lost:
+            return
+        key = (fact.request, fact.attempt)
+        offer = self.offers.pop((key, fact.first_page), None)
+        if offer is None:
+            return
+        _, leaf = offer
+        if fact.kept:
+            self.ledger.tree.lend(fact.sender, fact.kept)
+        self.ledger.receive(fact.sender, fact.deposit, fact.serial)
+        self.ledger.unpin(leaf)
+        self.ledger.settle()
+        if task is not None:
+            task.open_offers -= 1
+            task.claimed += len(fact.kept)
+            task.answered_ns = now_ns
+            self._settle(now_ns, task)
+
+    def release(self, now_ns: int, task: Source, fact: Fact) -> None:
+        if task.key in self.in_run:
+            task.state = CLOSING
+        else:
+            self._drop(task)
+
+    def ignore(self, now_ns: int, task: Source | None, fact: Fact) -> None:
+        """Late, repeated or foreign: it changes nothing."""
+
+    # ---- computing --------------------------------------------------------------------------------
+
+    def jobs(self) -> list[Source]:
+        return [task for task in self.tasks.values() if task.state is COMPUTING]
+
+    def plan(self, now_ns: int, task: Source, run: RunInHand, budget: int) -> int:
+        """Adds up to `budget` tokens of the task to the run; returns how many."""
+        first, split, tokens = task.computed, task.ask.split, self.config.page_tokens
+        end = min(first + budget, split)
+        wanted = -(-end // tokens) - len(task.pages) - len(task.spare)
+        wanted = min(wanted, self.ledger.available())
+        if wanted > 0:
+            task.spare += self.ledger.take(wanted) or ()
+        while len(task.pages) * tokens < end and task.spare:
+            task.pages.append(task.spare.pop(0))
+        end = min(end, len(task.pages) * tokens)
+        if end <= first:
+            return 0
+        if task.started_ns is None:
+            task.started_ns = now_ns
+        add_spans(run, task, None, first=first, end=end, sample=False)
+        self.in_run[task.key] = None
+        return end - first
+
+    def advance(self, now_ns: int, task: Source, span: PromptSpan) -> None:
+        """The run computed this span: seal full pages and offer them."""
+        if task.state is CLOSING:
+            return
+        task.computed = span.first + span.count
+        self._seal(task)
+        self._offer(now_ns, task)
+
+    def run_ended(self, now_ns: int, task: Source) -> None:
+        self.in_run.pop(task.key, None)
+        if task.state is CLOSING:
+            self._drop(task)
+        else:
+            self._settle(now_ns, task)
+
+    def _seal(self, task: Source) -> None:
+        tokens = self.config.page_tokens
+        full = task.computed // tokens
+        while task.sealed < full:
+            position = task.sealed * tokens
+            end = min(full, run_end(task.ask.recipe, position) // tokens)
+            hashes, pages = task.ask.page_hashes[task.sealed : end], task.pages[task.sealed : end]
+            numerics = numerics_at(task.ask.recipe, position)
+            assert task.leaf is not None
+            if task.detached:
+                task.leaf = self.ledger.seal_detached(task.leaf, hashes, pages, numerics)
+            else:
+                task.leaf, standing = self.ledger.seal(task.leaf, hashes, pages, numerics)
+                if standing != pages:
+                    task.pages[task.sealed : end] = standing
+                    task.tabled = min(task.tabled, task.sealed)
+            task.sealed = end
+
+    def _offer(self, now_ns: int, task: Source) -> None:
+        """Offers what is sealed beyond what the target held or was offered."""
+        if task.sealed <= task.offered:
+            return
+        assert task.leaf is not None
+        self.ledger.tree.pin(task.leaf)
+        self.offers[task.key, task.offered] = (task.ask.target, task.leaf)
+        task.open_offers += 1
+        task.offered_ns = now_ns
+        self._tell(
+            task.ask.target,
+            PagesOffered(
+                request=task.ask.request,
+                attempt=task.ask.attempt,
+                sender=self.config.worker,
+                first_page=task.offered,
+                pages=tuple(task.pages[task.offered : task.sealed]),
+            ),
+        )
+        task.offered = task.sealed
+
+    # ---- ends -------------------------------------------------------------------------------------
+
+    def _settle(self, now_ns: int, task: Source) -> None:
+        """Moves on when all is computed, and ends when all is answered."""
+        if task.computed < task.ask.split:
+            return
+        task.state = OFFERING
+        if task.open_offers:
+            return
+        started = task.started_ns if task.started_ns is not None else now_ns
+        first = max(task.cached * self.config.page_tokens, task.ask.held_tokens if task.context else 0)
+        self._tell(
+            CONTROL,
+            PrefillFinished(
+                request=task.ask.request,
+                attempt=task.ask.attempt,
+                worker=self.config.worker,
+                computed_tokens=task.ask.split - min(first, task.ask.split),
+                cached_tokens=min(first, task.ask.split),
+                duration_ns=max(0, (task.offered_ns or now_ns) - started),
+                waited_ns=started - task.asked_ns,
+                handoff_pages=task.claimed,
+                handoff_ns=max(0, task.answered_ns - task.offered_ns),
+            ),
+        )
+        self._drop(task)
+
+    def _drop(self, task: Source) -> None:
+        del self.tasks[task.key]
+        private = task.private_pages()
+        if private:
+            self.ledger.free_private(private)
+        assert task.leaf is not None
+        self.ledger.unpin(task.leaf)
+        request, attempt = task.key
+        if task.context:
+            self._tell(
+                task.ask.target,
+                ContextReturned(request=request, attempt=attempt, sender=self.config.worker),
+            )
+        self._act(DropRequest(request=request, attempt=attempt))
+
+    def peer_lost(self, now_ns: int, lost: Incarnation) -> None:
+        """A dead target needs nothing; what its source reads of its pages must not be believed."""
+        for key, (target, leaf) in list(self.offers.items()):
+            if target == lost:
+                del self.offers[key]
+                self.ledger.unpin(leaf)
+        for task in list(self.tasks.values()):
+            if task.ask.target == lost and task.state is not CLOSING:
+                task.context = False
+                self.release(now_ns, task, RequestReleased(request=task.key[0], attempt=task.key[1]))
+
+    def control_lost(self, now_ns: int) -> None:
+        for task in list(self.tasks.values()):
+            if task.state is not CLOSING:
+                self.release(now_ns, task, RequestReleased(request=task.key[0], attempt=task.key[1]))
+
+    def _tell(self, to: str, fact: Fact) -> None:
+        self.ledger.outbox.append(Send(to=to, fact=fact))
+
+    def _act(self, action: Action) -> None:
+        self.ledger.outbox.append(action)
+
+
+Row = Callable[..., None]
+"""Called with (desk, now_ns, the task or None, fact)."""
+S = Sources
+ROWS: dict[str, dict[type[Fact], Row]] = {
+    ABSENT: {
+        PrefillRequested: S.begin,
+        ContextLent: S.ignore,
+        OfferAnswered: S.answer,
+        RequestReleased: S.ignore,
+    },
+    ASKING: {
+        PrefillRequested: S.ignore,
+        ContextLent: S.read_context,
+        OfferAnswered: S.answer,
+        RequestReleased: S.release,
+    },
+    COMPUTING: {
+        PrefillRequested: S.ignore,
+        ContextLent: S.ignore,
+        OfferAnswered: S.answer,
+        RequestReleased: S.release,
+    },
+    OFFERING: {
+        PrefillRequested: S.ignore,
+        ContextLent: S.ignore,
+        OfferAnswered: S.answer,
+        RequestReleased: S.release,
+    },
+    CLOSING: {
+        PrefillRequested: S.ignore,
+        ContextLent: S.ignore,
+        OfferAnswered: S.answer,
+        RequestReleased: S.ignore,
+    },
+}

@@ -1,0 +1,206 @@
+"""What a target does once its pages are at hand: the rest of the prompt, then tokens, run by run.
+
+Works on targets in state RUNNING only; says nothing to anybody (the target desk does that) and knows
+tokens only by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diptych.core.actions import PromptSpan
+from diptych.core.batch import RunInHand, add_spans
+from diptych.core.config import WorkerConfig
+from diptych.core.facts import SequenceFinish
+from diptych.core.pages import Ledger
+from diptych.core.recipe import numerics_at, run_end
+from diptych.core.sequence import CLOSING, RUNNING, Key, Sequence, Target
+
+
+class Streams:
+    """The running targets of one worker, in order of admission."""
+
+    def __init__(self, config: WorkerConfig, ledger: Ledger) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.running: list[Target] = []
+        """The last one is the first to be preempted."""
+        self.in_run: dict[Key, None] = {}
+
+    def begin(self, task: Target) -> None:
+        self.running.append(task)
+        if task.computed >= task.border * self.config.page_tokens:
+            self._begin_sequences(task)
+
+    def end(self, task: Target) -> None:
+        if task in self.running:
+            self.running.remove(task)
+
+    def _begin_sequences(self, task: Target) -> None:
+        """The shared part is complete: each sequence hangs its own path below it."""
+        assert task.leaf is not None
+        for sequence in task.sequences:
+            if sequence.leaf is not None or sequence.done:
+                continue
+            if sequence.pages:
+                self.ledger.tree.pin(task.leaf)
+                sequence.leaf = task.leaf
+                continue
+            sequence.leaf, sequence.pages = self.ledger.tree.acquire(
+                sequence.hashes, task.recipe, above=task.leaf, first_page=task.border
+            )
+            sequence.sealed = len(sequence.pages)
+            sequence.computed = (task.border + sequence.sealed) * self.config.page_tokens
+
+    # ---- before a run -----------------------------------------------------------------------------
+
+    def jobs(self) -> list[Target]:
+        """Targets with prompt work."""
+        return [
+            task
+            for task in self.running
+            if task.state is RUNNING and not all(s.decoding or s.done for s in task.sequences)
+        ]
+
+    def decoding(self) -> list[tuple[Target, Sequence]]:
+        return [
+            (task, sequence)
+            for task in self.running
+            if task.state is RUNNING
+            for sequence in task.sequences
+            if sequence.decoding
+        ]
+
+    def make_room(self, preempt: Callable[[Target], None]) -> None:
+        """Pages for one more token of every decoding sequence; where they run out, the request that
+        was admitted last gives way."""
+        for task, sequence in self.decoding():
+            while task in self.running and not self._room_for(task, sequence, sequence.known):
+                preempt(next(victim for victim in reversed(self.running) if victim.state is RUNNING))
+
+    def steps_max(self, run: RunInHand, quantum: int) -> int:
+        """`quantum` steps where pages for all of them are to be had without preempting, else one."""
+        for task, sequence in [*run.decoding, *run.sampled]:
+            limit = task.ask.prompt_tokens + task.ask.tokens_max
+            if not self._room_for(task, sequence, min(sequence.known + quantum - 1, limit)):
+                return 1
+        return quantum
+
+    def plan(self, task: Target, run: RunInHand, budget: int, seats: int) -> int:
+        """Adds prompt work of the task: the shared part first, then each sequence's tail, whose last
+        span samples and takes one of `seats`. Returns the tokens added."""
+        border = task.border * self.config.page_tokens
+        added = self._plan_shared(task, run, budget)
+        if task.computed + added < border:
+            return added
+        for sequence in task.sequences:
+            if sequence.decoding or sequence.done or added >= budget or seats <= 0:
+                continue
+            first = max(sequence.computed, border)
+            end = min(sequence.known, first + budget - added)
+            if not self._room_for(task, sequence, end):
+                break
+            last = end == sequence.known
+            scored = task.ask.logits_from if sequence is task.sequences[0] else None
+            add_spans(run, task, sequence, first=first, end=end, sample=last, logits_from=scored)
+            added += end - first
+            self.in_run[task.key] = None
+            if last:
+                seats -= 1
+                run.sampled.append((task, sequence))
+        return added
+
+    def _plan_shared(self, task: Target, run: RunInHand, budget: int) -> int:
+        tokens = self.config.page_tokens
+        end = min(task.computed + budget, task.border * tokens)
+        if end <= task.computed:
+            return 0
+        while len(task.shared) * tokens < end:
+            task.shared.append(task.spare.pop(0))
+        add_spans(
+            run, task, None, first=task.computed, end=end, sample=False, logits_from=task.ask.logits_from
+        )
+        self.in_run[task.key] = None
+        return end - task.computed
+
+    def _room_for(self, task: Target, sequence: Sequence, positions: int) -> bool:
+        """Pages for KV of positions below `positions`: from what was set aside, then from the ledger."""
+        missing = -(-positions // self.config.page_tokens) - task.border - len(sequence.pages)
+        if missing <= 0:
+            return True
+        if len(task.spare) < missing:
+            more = self.ledger.take(missing - len(task.spare), self.ledger.keep)
+            if more is None:
+                return False
+            task.spare += more
+        sequence.pages += task.spare[:missing]
+        del task.spare[:missing]
+        return True
+
+    # ---- after a run ------------------------------------------------------------------------------
+
+    def advance(self, task: Target, sequence: Sequence | None, span: PromptSpan) -> None:
+        if task.state is CLOSING:
+            return
+        if sequence is not None:
+            sequence.computed = span.first + span.count
+            return
+        task.computed = span.first + span.count
+        self._seal_shared(task)
+        if task.computed >= task.border * self.config.page_tokens:
+            self._begin_sequences(task)
+
+    def _seal_shared(self, task: Target) -> None:
+        tokens = self.config.page_tokens
+        full = task.computed // tokens
+        while task.sealed < full:
+            position = task.sealed * tokens
+            end = min(full, run_end(task.recipe, position) // tokens)
+            hashes, pages = task.ask.page_hashes[task.sealed : end], task.shared[task.sealed : end]
+            assert task.leaf is not None
+            task.leaf, standing = self.ledger.seal(
+                task.leaf, hashes, pages, numerics_at(task.recipe, position)
+            )
+            if standing != pages:
+                task.shared[task.sealed : end] = standing
+                task.tabled = min(task.tabled, task.sealed)
+                for sequence in task.sequences:
+                    sequence.tabled = min(sequence.tabled, task.sealed)
+            task.sealed = end
+
+    def decoded(self, sequence: Sequence, steps: int) -> None:
+        """A sequence that did not finish got one token a step."""
+        sequence.decoding = True
+        sequence.known += steps
+        sequence.emitted += steps
+        sequence.computed = sequence.known - 1
+
+    def finish(self, task: Target, finish: SequenceFinish) -> None:
+        """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
+        sequence = next(s for s in task.sequences if s.index == finish.sequence)
+        sequence.done, sequence.decoding = True, False
+        task.outcomes.append((finish.emitted, finish.reason))
+        if task.state is CLOSING:
+            return
+        self._seal_sequence(task, sequence, finish)
+        rest = sequence.pages[sequence.sealed :]
+        if rest:
+            self.ledger.free_private(rest)
+        assert sequence.leaf is not None
+        self.ledger.unpin(sequence.leaf)
+        sequence.leaf, sequence.pages, sequence.sealed = None, [], 0
+
+    def _seal_sequence(self, task: Target, sequence: Sequence, finish: SequenceFinish) -> None:
+        tokens = self.config.page_tokens
+        while sequence.sealed < len(finish.page_hashes):
+            position = (task.border + sequence.sealed) * tokens
+            border = run_end(task.recipe, position) // tokens - task.border
+            end = min(len(finish.page_hashes), border)
+            pages = sequence.pages[sequence.sealed : end]
+            hashes = finish.page_hashes[sequence.sealed : end]
+            assert sequence.leaf is not None
+            sequence.leaf, standing = self.ledger.seal(
+                sequence.leaf, hashes, pages, numerics_at(task.recipe, position)
+            )
+            sequence.pages[sequence.sealed : end] = standing
+            sequence.sealed = end

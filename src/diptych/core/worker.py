@@ -1,0 +1,361 @@
+"""The `Worker` machine: everything about one worker's own pages, tasks and runs.
+
+A worker is a prefill source, a decode target or both at once; its role is a preference that only the
+router reads. This module joins the two desks (`source.py`, `target.py`), the ledger and the step loop:
+facts go to the desk they concern, and whatever they change, the next run is planned from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diptych.core.actions import Action, EndRun, RunSteps, Send, TablePart
+from diptych.core.batch import Rates, RunInHand, table_part
+from diptych.core.config import WorkerConfig
+from diptych.core.errors import BrokenInvariant, ImpossibleFact
+from diptych.core.facts import (
+    ClaimReleased,
+    ContextLent,
+    ContextNeeded,
+    ContextReturned,
+    ControlJoined,
+    ControlLost,
+    DeadlinePassed,
+    DriverStalled,
+    EstateSettled,
+    Fact,
+    OfferAnswered,
+    OwnershipStated,
+    PagesGiven,
+    PagesGranted,
+    PagesOffered,
+    PagesTaken,
+    PeerLost,
+    PrefillRequested,
+    RecipeFixed,
+    RequestFact,
+    RequestReleased,
+    SourceLost,
+    StepsRan,
+    TargetRequested,
+    WorkerBeat,
+    WorkerJoined,
+)
+from diptych.core.ids import CONTROL
+from diptych.core.pages import Ledger, PageCounts
+from diptych.core.sequence import RUNNING, Source, Target
+from diptych.core.source import Sources
+from diptych.core.target import Targets
+
+BUSY_BEAT_NS = 100_000_000
+"""A change of load is told at most so often."""
+
+
+class Worker:
+    """One incarnation of one worker. Knows counts, hashes and page numbers; no clock, text or tokens."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
+        self.ledger = Ledger(config.worker, config.page_tokens, self._private_pages)
+        self.sources = Sources(config, self.ledger)
+        self.targets = Targets(config, self.ledger)
+        self.rates = Rates(config.prefill_ns_per_token, config.decode_ns_per_step)
+        self.run: RunInHand | None = None
+        self._runs = 0
+        self._control = False
+        self._beat_at_ns: int | None = None
+        self._beaten_ns = 0
+
+    # ---- the machine ------------------------------------------------------------------------------
+
+    def step(self, now_ns: int, fact: Fact) -> tuple[Action, ...]:
+        row = _ROWS.get(type(fact))
+        if row is None:
+            raise ImpossibleFact(self.config.worker, "any", fact)
+        row(self, now_ns, fact)
+        if self.ledger.granted:
+            self._work(now_ns)
+        actions = tuple(self.ledger.outbox)
+        self.ledger.outbox.clear()
+        if actions and self._control and self._beat_at_ns is not None:
+            self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BUSY_BEAT_NS))
+        return actions
+
+    def next_deadline_ns(self) -> int | None:
+        return self._beat_at_ns
+
+    def pages(self) -> PageCounts:
+        return self.ledger.counts()
+
+    def check(self) -> None:
+        """Raises `BrokenInvariant` unless the books of pages, tasks and runs agree."""
+        self.ledger.check()
+        if self.run is None and (self.sources.in_run or self.targets.streams.in_run):
+            raise BrokenInvariant(self.config.worker, "a task is booked in a run that is over")
+        for task in self.targets.streams.running:
+            if self.targets.tasks.get(task.key) is not task:
+                raise BrokenInvariant(self.config.worker, "a stream runs without a task")
+
+    def _private_pages(self) -> list[int]:
+        pages: list[int] = []
+        for target in self.targets.tasks.values():
+            pages += target.private_pages()
+        for source in self.sources.tasks.values():
+            pages += source.private_pages()
+        return pages
+
+    # ---- work -------------------------------------------------------------------------------------
+
+    def _work(self, now_ns: int) -> None:
+        """Admits who can be admitted, then starts a run, or ends a long one for newcomers."""
+        if self.targets.line:
+            self.targets.admit(now_ns)
+        if self.run is None:
+            self._start_run(now_ns)
+        elif not self.run.ending and self.run.steps_max > 1 and self._newcomer():
+            self._end_run()
+
+    def _newcomer(self) -> bool:
+        run = self.run
+        assert run is not None
+        if self.sources.jobs():
+            return True
+        sampled = {id(task) for task, _ in run.sampled}
+        return any(id(task) not in sampled for task in self.targets.streams.jobs())
+
+    def _end_run(self) -> None:
+        assert self.run is not None
+        self.run.ending = True
+        self.ledger.outbox.append(EndRun(run=self.run.run))
+
+    def _start_run(self, now_ns: int) -> None:
+        streams = self.targets.streams
+        streams.make_room(self.targets.preempt)
+        self._runs += 1
+        run = RunInHand(self._runs, now_ns)
+        run.decoding = streams.decoding()
+        pending = self._plan_prompts(now_ns, run)
+        if not run.decoding and not run.prompts:
+            return
+        run.steps_max = 1
+        if (run.decoding or run.sampled) and not pending:
+            run.steps_max = streams.steps_max(run, self.config.quantum_tokens)
+        run.predicted_ns = self.rates.predict(run)
+        self.run = run
+        for task, _ in run.decoding:
+            streams.in_run[task.key] = None
+        self.ledger.outbox.append(
+            RunSteps(
+                run=run.run,
+                steps_max=run.steps_max,
+                prompts=tuple(run.prompts),
+                tables=self._tables(run),
+                predicted_ns=run.predicted_ns,
+            )
+        )
+
+    def _plan_prompts(self, now_ns: int, run: RunInHand) -> bool:
+        """Fills the run with prompt spans; True where prompt work is left for the next one."""
+        config, streams = self.config, self.targets.streams
+        budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
+        seats = config.running_max - len(run.decoding)
+        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
+        jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
+        for job in jobs:
+            if budget <= 0:
+                break
+            if isinstance(job, Source):
+                budget -= self.sources.plan(now_ns, job, run, budget)
+            else:
+                sampled = len(run.sampled)
+                budget -= streams.plan(job, run, budget, seats)
+                seats -= len(run.sampled) - sampled
+        return self._prompts_left(run)
+
+    def _prompts_left(self, run: RunInHand) -> bool:
+        planned: dict[int, int] = {}
+        for task, _, count in run.spans:
+            planned[id(task)] = planned.get(id(task), 0) + count
+        if any(job.computed + planned.get(id(job), 0) < job.ask.split for job in self.sources.jobs()):
+            return True
+        waiting = sum(
+            not sequence.done and not sequence.decoding
+            for job in self.targets.streams.jobs()
+            for sequence in job.sequences
+        )
+        return waiting > len(run.sampled)
+
+    def _tables(self, run: RunInHand) -> tuple[TablePart, ...]:
+        parts: list[TablePart] = []
+        for task, sequence, _ in run.spans:
+            part = table_part(task, sequence)
+            if part is not None:
+                parts.append(part)
+        for task, sequence in run.decoding:
+            part = table_part(task, sequence)
+            if part is not None:
+                parts.append(part)
+        return tuple(parts)
+
+    # ---- rows -------------------------------------------------------------------------------------
+
+    def _steps_ran(self, now_ns: int, fact: StepsRan) -> None:
+        run = self.run
+        if run is None or fact.run != run.run:
+            return
+        self.run = None
+        self.rates.learn(run, fact.steps, fact.duration_ns)
+        streams = self.targets.streams
+        for span, (task, sequence, _) in zip(run.prompts, run.spans, strict=True):
+            if isinstance(task, Source):
+                self.sources.advance(now_ns, task, span)
+            else:
+                streams.advance(task, sequence, span)
+        finished = {(finish.request, finish.attempt, finish.sequence): finish for finish in fact.finished}
+        for task, sequence in [*run.decoding, *run.sampled]:
+            finish = finished.get((*task.key, sequence.index))
+            if finish is not None:
+                streams.finish(task, finish)
+            elif task.state is RUNNING:
+                streams.decoded(sequence, fact.steps)
+        for source in {id(t): t for t, _, _ in run.spans if isinstance(t, Source)}.values():
+            self.sources.run_ended(now_ns, source)
+        for key in list(streams.in_run):
+            self.targets.run_ended(now_ns, self.targets.tasks[key])
+
+    def _source_fact(self, now_ns: int, fact: RequestFact) -> None:
+        self.sources.step(now_ns, fact)
+
+    def _target_fact(self, now_ns: int, fact: RequestFact) -> None:
+        self.targets.step(now_ns, fact)
+
+    def _released(self, now_ns: int, fact: RequestReleased) -> None:
+        self.sources.step(now_ns, fact)
+        self.targets.step(now_ns, fact)
+        run = self.run
+        if run is not None and not run.ending and run.steps_max > 1:
+            key = (fact.request, fact.attempt)
+            if key in self.targets.streams.in_run or key in self.sources.in_run:
+                self._end_run()
+
+    def _claim_released(self, now_ns: int, fact: ClaimReleased) -> None:
+        if fact.sender not in self.ledger.lost:
+            self.ledger.claim_ended(fact.sender, fact.pages)
+
+    def _pages_given(self, now_ns: int, fact: PagesGiven) -> None:
+        if fact.sender not in self.ledger.lost:
+            self.ledger.paid_back(fact.sender, fact.pages, fact.serial)
+
+    def _pages_taken(self, now_ns: int, fact: PagesTaken) -> None:
+        self.ledger.receipt(fact.serial)
+
+    def _pages_granted(self, now_ns: int, fact: PagesGranted) -> None:
+        self.ledger.grant(fact.pages, fact.room)
+        chunk = -(-self.config.chunk_tokens // self.config.page_tokens)
+        self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))
+
+    def _peer_lost(self, now_ns: int, fact: PeerLost) -> None:
+        if fact.worker:
+            self.sources.peer_lost(now_ns, fact.worker)
+            self.targets.peer_lost(fact.worker)
+        owned, claimed, short = self.ledger.freeze(fact.worker)
+        self._tell_control(
+            OwnershipStated(
+                worker=self.config.worker, lost=fact.worker, owned=owned, claimed=claimed, short=short
+            )
+        )
+
+    def _estate_settled(self, now_ns: int, fact: EstateSettled) -> None:
+        self.ledger.thaw(fact)
+
+    def _control_joined(self, now_ns: int, fact: ControlJoined) -> None:
+        config = self.config
+        self._control = True
+        self._beat_at_ns = now_ns + config.beat_ns
+        self._tell_control(
+            WorkerJoined(
+                worker=config.worker,
+                host=config.host,
+                role=config.role,
+                engine=config.engine,
+                models=config.models,
+                numerics=config.numerics,
+                formats=config.formats,
+                page_tokens=config.page_tokens,
+                context_tokens_max=config.context_tokens_max,
+                samples=config.samples,
+                invariant_rows=config.invariant_rows,
+                prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
+                decode_ns_per_step=int(self.rates.decode_ns_per_step),
+                room=self.ledger.granted,
+                peers=self.ledger.peers(),
+                streams=tuple(task.key for task in self.targets.streams.running if task.state is RUNNING),
+            )
+        )
+
+    def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
+        self._control = False
+        self._beat_at_ns = None
+        self.ledger.control_lost()
+        self.sources.control_lost(now_ns)
+        self.targets.control_lost(now_ns)
+
+    def _deadline_passed(self, now_ns: int, fact: DeadlinePassed) -> None:
+        if self._beat_at_ns is None or now_ns < self._beat_at_ns:
+            return
+        self._beat_at_ns = now_ns + self.config.beat_ns
+        self._beaten_ns = now_ns
+        counts = self.ledger.counts()
+        run = self.run
+        overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)
+        pending = sum(task.ask.split - task.computed for task in self.sources.jobs())
+        for task in self.targets.streams.jobs():
+            pending += max(0, task.ask.prompt_tokens - task.computed)
+        self._tell_control(
+            WorkerBeat(
+                worker=self.config.worker,
+                pages_free=counts.free,
+                pages_held=counts.held,
+                pages_cached=counts.cached,
+                waiting=len(self.targets.line),
+                running=len(self.targets.streams.running),
+                prompt_tokens_pending=pending,
+                prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
+                decode_ns_per_step=int(self.rates.decode_ns_per_step),
+                run_overdue_ns=overdue,
+            )
+        )
+
+    def _driver_stalled(self, now_ns: int, fact: DriverStalled) -> None:
+        """A worker judges nobody by time; control hears of it by the beat that follows."""
+        if self._beat_at_ns is not None:
+            self._beat_at_ns = now_ns
+
+    def _tell_control(self, fact: Fact) -> None:
+        self.ledger.outbox.append(Send(to=CONTROL, fact=fact))
+
+
+W = Worker
+_ROWS: dict[type[Fact], Callable[..., None]] = {
+    StepsRan: W._steps_ran,
+    PrefillRequested: W._source_fact,
+    OfferAnswered: W._source_fact,
+    ContextLent: W._source_fact,
+    TargetRequested: W._target_fact,
+    RecipeFixed: W._target_fact,
+    SourceLost: W._target_fact,
+    PagesOffered: W._target_fact,
+    ContextNeeded: W._target_fact,
+    ContextReturned: W._target_fact,
+    RequestReleased: W._released,
+    ClaimReleased: W._claim_released,
+    PagesGiven: W._pages_given,
+    PagesTaken: W._pages_taken,
+    PagesGranted: W._pages_granted,
+    PeerLost: W._peer_lost,
+    EstateSettled: W._estate_settled,
+    ControlJoined: W._control_joined,
+    ControlLost: W._control_lost,
+    DeadlinePassed: W._deadline_passed,
+    DriverStalled: W._driver_stalled,
+}
