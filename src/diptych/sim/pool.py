@@ -16,7 +16,7 @@ Offer = tuple[Incarnation, Incarnation, RequestId, Attempt, int]
 
 
 class Page:
-    __slots__ = ("claims", "filled", "giver", "last_giver", "offers", "owner", "receiver", "stamp")
+    __slots__ = ("claims", "filled", "giver", "last_giver", "loans", "offers", "owner", "receiver", "stamp")
 
     def __init__(self) -> None:
         self.owner: Incarnation | None = None
@@ -29,6 +29,13 @@ class Page:
         """Of the last filled slot; with the chain it stands for all slots before."""
         self.claims: Counter[Incarnation] = Counter()
         self.offers: set[Offer] = set()
+        self.loans: Counter[tuple[Incarnation, Incarnation]] = Counter()
+        """(lender, reader): context that a target lends its source, without payment."""
+
+    def readers(self, besides: Incarnation = "") -> list[Incarnation]:
+        """Who may read the page without owning it."""
+        names = [name for name, count in self.claims.items() if count and name != besides]
+        return names + [reader for (_, reader), count in self.loans.items() if count and reader != besides]
 
 
 class Pool:
@@ -48,7 +55,7 @@ class Pool:
     def read(self, reader: Incarnation, page: int, filled: int, stamp: int) -> None:
         """`reader` reads the first `filled` slots and expects them to end in `stamp`."""
         held = self.pages[page]
-        if held.owner != reader and not held.claims[reader]:
+        if held.owner != reader and reader not in held.readers():
             raise Violation("read without a claim", f"{reader} reads page {page} of {held.owner}")
         if held.filled < filled or (held.filled == filled and held.stamp != stamp):
             raise Violation("stale page", f"{reader} expects {filled} slots of its own in page {page}")
@@ -57,9 +64,9 @@ class Pool:
         held = self.pages[page]
         if held.owner != writer:
             raise Violation("one writer", f"{writer} writes page {page} of {held.owner}")
-        others = [name for name, count in held.claims.items() if count and name != writer]
+        others = held.readers(besides=writer)
         if others or held.offers:
-            raise Violation("sealed page written", f"{writer} writes page {page}, claimed by {others}")
+            raise Violation("sealed page written", f"{writer} writes page {page}, read by {others}")
         if slot and held.filled < slot:
             raise Violation("gap in page", f"{writer}: slot {slot} of page {page} after {held.filled}")
 
@@ -88,6 +95,11 @@ class Pool:
                 self._gave(sender, to, fact.deposit)
             case facts.PagesGiven():
                 self._gave(sender, to, fact.pages)
+            case facts.ContextLent():
+                self._lent(sender, to, fact)
+            case facts.ContextReturned():
+                for page in self.pages:
+                    page.loans.pop((to, sender), None)
             case facts.ClaimReleased():
                 for page in fact.pages:
                     self._unclaimed(sender, page)
@@ -123,6 +135,8 @@ class Pool:
         self.alive.discard(worker)
         for page in self.pages:
             del page.claims[worker]
+            for loan in [held for held in page.loans if held[1] == worker]:
+                del page.loans[loan]
 
     def owned(self, worker: Incarnation) -> set[int]:
         return {number for number, page in enumerate(self.pages) if page.owner == worker}
@@ -153,18 +167,28 @@ class Pool:
         for page in fact.kept:
             self.pages[page].claims[claimant] += 1
 
+    def _lent(self, lender: Incarnation, reader: str, fact: facts.ContextLent) -> None:
+        for number in fact.pages:
+            page = self.pages[number]
+            if page.owner != lender and not page.claims[lender]:
+                raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
+            page.loans[lender, reader] += 1
+
     def _unclaimed(self, claimant: Incarnation, page: int) -> None:
         claims = self.pages[page].claims
         if claims[claimant] <= 0 and self.pages[page].owner != claimant:
             raise Violation("release without a claim", f"{claimant} releases page {page}")
         claims[claimant] = max(0, claims[claimant] - 1)
+        lent = [reader for (lender, reader), n in self.pages[page].loans.items() if n and lender == claimant]
+        if lent and not claims[claimant]:
+            raise Violation("release under a reader", f"{claimant} lets go of page {page}, lent to {lent}")
 
     def _gave(self, giver: Incarnation, receiver: str, pages: tuple[int, ...]) -> None:
         for number in pages:
             page = self.pages[number]
             if page.owner != giver:
                 raise Violation("gift of another's page", f"{giver} gives page {number} of {page.owner}")
-            if page.offers or any(page.claims.values()):
+            if page.offers or page.readers():
                 raise Violation("gift of a claimed page", f"{giver} gives page {number}")
             page.owner, page.giver, page.receiver, page.last_giver = None, giver, receiver, None
 
@@ -197,7 +221,7 @@ class Pool:
         page = self.pages[number]
         if page.owner in self.alive or self._under_way(page):
             raise Violation("two owners", f"page {number} granted to {worker}, owned by {page.owner}")
-        readers = [name for name, count in page.claims.items() if count]
+        readers = page.readers()
         if readers:
             raise Violation("claimed page granted", f"page {number} to {worker}, read by {readers}")
         page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
