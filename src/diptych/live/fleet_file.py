@@ -30,12 +30,12 @@ ROLES = ("prefill", "decode", "both")
 FORMATS = {
     "native": ("int8", "int4", "bf16"),
     "torch": ("bf16", "float32"),
-    "scripted": ("exact", "other"),
+    "scripted": ("wide", "narrow"),
 }
 PREFERRED_FORMATS = {
     "native": {"prefill": "int8", "decode": "int4", "both": "int4"},
     "torch": {"prefill": "float32", "decode": "float32", "both": "float32"},
-    "scripted": {"prefill": "exact", "decode": "exact", "both": "exact"},
+    "scripted": {"prefill": "wide", "decode": "narrow", "both": "narrow"},
 }
 WORKERS_MAX = 64
 _SHORT_FORM = re.compile(r"(?P<engine>[a-z][a-z_]*)(:(?P<format>[a-z][a-z0-9_]*?))?(x(?P<count>[0-9]+))?")
@@ -84,7 +84,7 @@ class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, int | float | str]
 
 
-def parse_group(text: str, role: str, options: dict[str, int | float | str]) -> WorkerGroup:
+def parse_group(text: str, role: str) -> WorkerGroup:
     """`ENGINE[:FORMAT][xN]` of `--prefill` or `--decode`; raises `FleetError`."""
     match = _SHORT_FORM.fullmatch(text)
     if match is None:
@@ -94,7 +94,6 @@ def parse_group(text: str, role: str, options: dict[str, int | float | str]) -> 
         engine=match["engine"],
         format=match["format"],
         count=int(match["count"] or 1),
-        options=options,
     )
 
 

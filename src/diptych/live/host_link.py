@@ -51,6 +51,12 @@ def receive_packet(end: socket.socket) -> tuple[HostMessage | Fact, list[int]]:
     return decode_host(data), descriptors
 
 
+def send_packet(end: socket.socket, message: HostMessage | Fact, descriptors: Sequence[int] = ()) -> None:
+    """Sends one packet and waits until it is taken; for before and after the event loop's time."""
+    end.setblocking(True)
+    socket.send_fds(end, [encode_host(message)], list(descriptors))
+
+
 class HostLink:
     """One end of a host link in an asyncio process. `closed` is called once, at the end of the link."""
 

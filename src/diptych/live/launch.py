@@ -27,6 +27,8 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     page_bytes: int
     kv_format: bytes
     """msgpack of `diptych.wire.kv_format.KvFormat`."""
+    config: bytes
+    """msgpack of `diptych.models.weights.ModelConfig`."""
 
 
 class PackAsked(HostMessage, frozen=True):
@@ -36,12 +38,13 @@ class PackAsked(HostMessage, frozen=True):
     """What `diptych.models.resolve` takes."""
     engines: tuple[str, ...]
     formats: tuple[str, ...]
-    """Weight formats that the native workers of this host compute."""
+    """Weight formats that the native workers of this host compute; empty where there are none."""
     page_tokens: int
 
 
 class Packed(HostMessage, frozen=True):
-    """The packer's answer. Descriptors: one read-only memfd for each name in `weights`."""
+    """The packer's answer. Descriptors, all read-only memfds: the token table (`live.token_table`), then
+    one for each name in `weights`."""
 
     model: ModelSource
     weights: tuple[str, ...]
@@ -49,7 +52,7 @@ class Packed(HostMessage, frozen=True):
 
 
 class WorkerLaunch(HostMessage, frozen=True):
-    """First message to a worker. Descriptors: the pool, then one for each name in `weights`."""
+    """First message to a worker. Descriptors: the pool, the token table, one for each of `weights`."""
 
     worker: Incarnation
     host: str
@@ -70,6 +73,8 @@ class WorkerLaunch(HostMessage, frozen=True):
     core: int | None
     """The CPU core it is pinned to."""
     threads: int = 1
+    log_folder: str | None = None
+    """Where its machine's steps are recorded, if anywhere."""
 
 
 class ControlLaunch(HostMessage, frozen=True):
@@ -77,6 +82,7 @@ class ControlLaunch(HostMessage, frozen=True):
 
     config: ControlConfig
     host: str
+    log_folder: str | None = None
 
 
 class DoorLaunch(HostMessage, frozen=True):
@@ -92,6 +98,8 @@ class DoorLaunch(HostMessage, frozen=True):
     scripted: bool
     """The engines need no weights: the door uses the byte tokenizer."""
     records_path: str | None
+    grace_ns: int
+    """How long open requests may go on after `StopAsked`."""
 
 
 class Connected(HostMessage, frozen=True):
@@ -99,6 +107,8 @@ class Connected(HostMessage, frozen=True):
 
     peer: str
     """`control`, a door's incarnation or a worker's."""
+    kind: str
+    """`control`, `door` or `worker`."""
     epoch: int = 0
     """Of the control plane, where the peer is `control`."""
 
@@ -134,9 +144,8 @@ class FenceAsked(HostMessage, frozen=True):
 
 
 class StopAsked(HostMessage, frozen=True):
-    """Supervisor to child: end in order. A door takes no new requests and cuts the open ones then."""
-
-    grace_ns: int
+    """Supervisor to child: end in order. A door takes no new requests and cuts the open ones when its
+    grace is over; the others end at once."""
 
 
 HostUnion = (

@@ -157,7 +157,7 @@ class Supervisor:
 
     def _launch_control(self, child: Child) -> None:
         config = ControlConfig(epoch=self._control.epoch, lease_ns=self._plan.lease_ns)
-        child.link.send(ControlLaunch(config=config, host=HOST))
+        child.link.send(ControlLaunch(config=config, host=HOST, log_folder=self._plan.log_folder))
         child.link.send(
             HostStated(
                 host=HOST,
@@ -184,6 +184,7 @@ class Supervisor:
                 page_tokens=self._plan.page_tokens,
                 scripted=self._plan.scripted,
                 records_path=self._plan.records_path,
+                grace_ns=self._plan.grace_ns,
             )
         )
         for worker in self._live_workers():
@@ -201,7 +202,7 @@ class Supervisor:
                 role=plan.role,
                 engine=plan.engine,
                 format=plan.format,
-                formats=self._packed.weights,
+                formats=tuple(dict.fromkeys(other.format for other in self._plan.workers)),
                 options=plan.options,
                 model=self._packed.model,
                 weights=self._packed.weights,
@@ -209,6 +210,7 @@ class Supervisor:
                 page_tokens=self._plan.page_tokens,
                 lease_ns=self._plan.lease_ns,
                 core=plan.core,
+                log_folder=self._plan.log_folder,
             ),
             (self._pool, *self._weights),
         )
@@ -229,7 +231,8 @@ class Supervisor:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for child, peer, end in ((one, other, ends[0]), (other, one, ends[1])):
             epoch = self._control.epoch if peer.identity == CONTROL else 0
-            child.link.send(Connected(peer=peer.identity, epoch=epoch), (end.fileno(),))
+            kind = peer.module.rpartition(".")[2]
+            child.link.send(Connected(peer=peer.identity, kind=kind, epoch=epoch), (end.fileno(),))
             end.close()
 
     def _process_started(self, child: Child) -> ProcessStarted:
@@ -332,7 +335,7 @@ class Supervisor:
         if self._door.child is None:
             self._stop_rest()
             return
-        self._door.child.link.send(StopAsked(grace_ns=grace_ns))
+        self._door.child.link.send(StopAsked())
         self._loop.call_later(grace_ns / SECOND_NS + CUT_S, self._door.child.kill)
 
     def _go_on_stopping(self) -> None:
@@ -343,7 +346,7 @@ class Supervisor:
     def _stop_rest(self) -> None:
         for slot in self._slots():
             if slot.child is not None:
-                slot.child.link.send(StopAsked(grace_ns=0))
+                slot.child.link.send(StopAsked())
                 self._loop.call_later(CUT_S, slot.child.kill)
         self._finish_if_alone()
 
