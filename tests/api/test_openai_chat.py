@@ -88,7 +88,9 @@ def test_stop_strings_cut_the_text(stop: Any, step: int, stream: bool) -> None:
     else:
         [choice] = reply.json["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("Hello", "stop")
-    assert backend.requests[0].stop == tuple(each.encode() for each in ([stop] if isinstance(stop, str) else stop))
+    assert backend.requests[0].stop == tuple(
+        each.encode() for each in ([stop] if isinstance(stop, str) else stop)
+    )
 
 
 def test_partial_stop_strings_are_withheld_while_streaming() -> None:

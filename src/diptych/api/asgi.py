@@ -65,8 +65,7 @@ class StreamAnswer(msgspec.Struct, frozen=True):
     headers: Headers
     frames: AsyncGenerator[bytes, None]
     source: AsyncGenerator[Any, None]
-    """What the frames are made of. Closed after the frames, since closing a generator that has not begun
-    does not close what it would have read."""
+    """What the frames are made of; closed after them, since they do not close it."""
     error_frame: Callable[[ApiError], bytes]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -32,7 +33,8 @@ _STOP_REASONS = {
 async def converse(call: Call, model_id: str) -> Answer:
     body, job = await _read(call, model_id)
     first, rest = await begin(call, [job])
-    choices, usage = await collect(begun(first, rest), 1)
+    async with aclosing(rest):
+        choices, usage = await collect(begun(first, rest), 1)
     choice = choices[0]
     documents = _Documents(body.additionalModelResponseFieldPaths or [], lambda: call.timer.elapsed_ms)
     message = {"role": "assistant", "content": [{"text": choice.text}]}

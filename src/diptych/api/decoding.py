@@ -13,6 +13,7 @@ __all__ = ["decode_body", "decode_value", "refuse_field", "reject_unsupported"]
 
 T = TypeVar("T")
 
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 _LOCATION = re.compile(r" - at (?:`(?P<key>key) in )?`?\$?(?P<path>[^`]*)`?$")
 
 
@@ -48,8 +49,11 @@ def decode_value(body: bytes | msgspec.Raw, kind: type[T], prefix: str = "") -> 
 def _field_error(message: str, prefix: str) -> ApiError:
     found = _LOCATION.search(message)
     path = found["path"].lstrip(".") if found else ""
-    field = f"{prefix}.{path}" if prefix and path else prefix or path
     text = message[: found.start()] if found else message
+    missing = _MISSING.search(text)
+    path = ".".join(part for part in (prefix, path, missing["name"] if missing else "") if part)
+    # A field found in a nested list: `a.[0]` is written `a[0]`.
+    field = path.replace(".[", "[")
     # msgspec writes "Expected `int` >= 1" for values and "Expected `int`, got `str`" for types.
     kind = ErrorKind.MALFORMED if ", got `" in text else ErrorKind.INVALID
     named = f"{field}: {text}." if field else f"Request body: {text}."

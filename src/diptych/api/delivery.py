@@ -99,7 +99,8 @@ class _Buffer:
 async def _pump(answer: StreamAnswer, buffer: _Buffer) -> ApiError | None:
     """Frames into the buffer, until they end or the buffer is full."""
     try:
-        async with aclosing(answer.frames) as frames:
+        # Closing the frames does not close what they read: the fleet's work ends with the source.
+        async with aclosing(answer.source), aclosing(answer.frames) as frames:
             async for frame in frames:
                 if not buffer.push(frame):
                     return ApiError(ErrorKind.SLOW_READER, _NOT_READ)
@@ -180,6 +181,7 @@ async def deliver(
         return Outcome(error, client_gone=_client_gone(interruption) and not sender.complete)
     finally:
         await _reap(pump, sending)
+        # For a pump that was cancelled before its first step.
         await answer.frames.aclose()
         await answer.source.aclose()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from diptych.api.asgi import Answer, StreamAnswer, json_answer
 from diptych.api.completion import Delta, Job, Usage, collect
@@ -35,7 +36,8 @@ async def chat_completions(call: Call) -> Answer | StreamAnswer:
     if body.stream:
         frames = _frames(begun(first, rest), documents)
         return StreamAnswer(SSE_HEADERS, frames, rest, sse_error)
-    choices, usage = await collect(begun(first, rest), job.request.sequences)
+    async with aclosing(rest):
+        choices, usage = await collect(begun(first, rest), job.request.sequences)
     return json_answer(documents.whole(choices, usage))
 
 

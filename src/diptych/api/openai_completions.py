@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from diptych.api.asgi import Answer, StreamAnswer, json_answer
 from diptych.api.completion import Delta, Job, TextDelta, Usage, collect, echo_only
@@ -42,8 +43,9 @@ async def completions(call: Call) -> Answer | StreamAnswer:
         deltas = begun(first, source)
     if body.stream:
         return StreamAnswer(SSE_HEADERS, _frames(deltas, documents), source, sse_error)
-    tables, usage = await collect(deltas, choices)
-    return json_answer(documents.whole(tables, usage))
+    async with aclosing(source):
+        whole, usage = await collect(deltas, choices)
+    return json_answer(documents.whole(whole, usage))
 
 
 async def _jobs(call: Call, body: CompletionBody) -> list[Job]:
