@@ -83,7 +83,7 @@ def test_a_fleet_has_workers_and_not_too_many() -> None:
 
 def test_scripted_and_real_workers_do_not_mix() -> None:
     groups = (WorkerGroup(role="prefill", engine="scripted"), WorkerGroup(role="decode"))
-    with pytest.raises(FleetError, match="worker.engine"):
+    with pytest.raises(FleetError, match=r"worker\.engine"):
         plan_workers(groups, [0, 1])
 
 

@@ -7,6 +7,7 @@ leaves no orphan even where the kernel's parent-death signal was not yet set.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import ctypes
 import os
@@ -41,14 +42,18 @@ def die_with_parent() -> None:
 
 def receive_packet(end: socket.socket) -> tuple[HostMessage | Fact, list[int]]:
     """One packet; raises `EOFError` at the end of the link and `BlockingIOError` where none is there."""
-    data, descriptors, flags, _ = socket.recv_fds(
-        end, PACKET_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-    )
+    # Not `socket.recv_fds`, which drops the flag that keeps descriptors from being inherited.
+    room = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+    data, ancillary, flags, _ = end.recvmsg(PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(payload)
     if not data:
         raise EOFError("the host link ended")
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise msgspec.DecodeError(f"a packet on the host link was cut (flags {flags:#x})")
-    return decode_host(data), descriptors
+    return decode_host(data), list(descriptors)
 
 
 def send_packet(end: socket.socket, message: HostMessage | Fact, descriptors: Sequence[int] = ()) -> None:
