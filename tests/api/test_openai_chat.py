@@ -38,10 +38,12 @@ def test_a_whole_answer() -> None:
     assert usage["total_tokens"] == prompt + 7
     assert usage["prompt_tokens_details"]["cached_tokens"] == 3
     assert reply.headers["x-request-id"] == backend.requests[0].request_id
+    assert backend.closed_early == 0, "a complete generation is not one that its client left"
 
 
 def test_a_stream_says_the_same() -> None:
-    reply = chat(make_app(FakeBackend("Héllo €")), stream=True)
+    backend = FakeBackend("Héllo €")
+    reply = chat(make_app(backend), stream=True)
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = reply.events
     assert text_of(events) == "Héllo €"
@@ -49,6 +51,7 @@ def test_a_stream_says_the_same() -> None:
     assert events[0]["choices"][0]["delta"]["role"] == "assistant"
     assert {event["id"] for event in events} == {events[0]["id"]}
     assert all("usage" not in event for event in events)
+    assert backend.closed_early == 0
 
 
 def test_usage_in_the_stream() -> None:

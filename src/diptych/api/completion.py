@@ -192,6 +192,7 @@ async def complete(backend: Backend, job: Job, timer: RequestTimer) -> AsyncGene
     """Deltas of one prompt, its usage last. Raises `ApiError`."""
     choices = _Choices(job)
     echo_due = job.echo
+    usage = None
     try:
         async with _closing(backend.generate(job.request)) as events:
             async for event in events:
@@ -210,13 +211,14 @@ async def complete(backend: Backend, job: Job, timer: RequestTimer) -> AsyncGene
                             yield delta
                     case RequestFinished():
                         timer.prompt_finished(event)
-                        yield Usage(event.prompt_tokens, event.cached_tokens, event.output_tokens)
-                        return
+                        usage = Usage(event.prompt_tokens, event.cached_tokens, event.output_tokens)
                     case PromptScored():
                         pass
     except GenerationRefused as refusal:
         raise from_refusal(refusal, ready=backend.ready()) from refusal
-    raise ApiError(ErrorKind.FAILED, "The generation ended before it was complete.")
+    if usage is None:
+        raise ApiError(ErrorKind.FAILED, "The generation ended before it was complete.")
+    yield usage
 
 
 async def complete_all(
