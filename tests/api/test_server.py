@@ -112,7 +112,9 @@ def test_openai_stream_helper(running: Running) -> None:
 
 def test_openai_completions_and_models(running: Running) -> None:
     client = running.openai()
-    answer = client.completions.create(model=MODEL, prompt=[[72, 105], [72]], echo=True, logprobs=1, max_tokens=1)
+    answer = client.completions.create(
+        model=MODEL, prompt=[[72, 105], [72]], echo=True, logprobs=1, max_tokens=1
+    )
     assert [choice.text for choice in answer.choices] == ["HiH", "HH"]
     stream = client.completions.create(model=MODEL, prompt="a", stream=True, max_tokens=50)
     assert "".join(chunk.choices[0].text for chunk in stream) == "Hello, wörld! €"
