@@ -1,0 +1,469 @@
+"""The door's `Backend` against a control plane and workers played by the test, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from diptych.api.generation import (
+    GenerationEvent,
+    GenerationRefused,
+    GenerationRequest,
+    RequestFinished,
+    SequenceFinished,
+    TokensEmitted,
+)
+from diptych.core.facts import (
+    ClientGone,
+    DoorJoined,
+    Fact,
+    RequestArrived,
+    RequestEnded,
+    RequestRecord,
+    RequestRejected,
+    RequestRouted,
+    StreamDrained,
+    StreamInterrupted,
+)
+from diptych.core.recipe import join
+from diptych.live.door.backend import FleetBackend
+from diptych.live.door.records import Records
+from diptych.live.fleet_state import FleetState, encode_fleet
+from diptych.live.launch import DoorLaunch, ModelSource
+from diptych.live.peers import Peers
+from diptych.live.sockets import Connection
+from diptych.wire.frames import PauseFrame, StreamFrame, TokensFrame
+from diptych.wire.messages import Answered, Asked, Message, Streamed, Told
+from diptych.wire.payload import decode_payload
+
+RECIPE = join(("n", 1 << 30))
+LAUNCH = DoorLaunch(
+    door="door-0@1",
+    address="127.0.0.1",
+    port=0,
+    model=ModelSource(
+        name="m", path="", fingerprint="f", context_max=512, page_bytes=64, kv_format=b"", config=b""
+    ),
+    pool_pages=40,
+    page_tokens=16,
+    scripted=True,
+    records_path=None,
+    grace_ns=0,
+)
+
+
+class Partner:
+    """The other end of one of the door's connections."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        ours, theirs = socket.socketpair()
+        self.got: asyncio.Queue[Message] = asyncio.Queue()
+        self.connection = Connection(
+            ours, lambda _, message: self.got.put_nowait(message), lambda *_: None, name="door"
+        )
+        stage.peers.adopt(name, theirs.detach())
+
+    async def fact(self) -> Told:
+        message = await asyncio.wait_for(self.got.get(), 5)
+        assert isinstance(message, Told)
+        return message
+
+    def tell(self, fact: Fact) -> None:
+        self.connection.send(Told(fact))
+
+    def stream(self, *frames: StreamFrame) -> None:
+        self.connection.send(Streamed(frames))
+
+
+class Stage:
+    """A backend, its control and its workers."""
+
+    def __init__(self) -> None:
+        self.peers = Peers(
+            lambda peer, message: self.backend.received(peer, message),  # noqa: PLW0108 (made below)
+            lambda peer, why: self.backend.control_lost() if peer == "control" else None,
+        )
+        self.records = Records(None)
+        self.backend = FleetBackend(LAUNCH, self.peers, self.records)
+
+    async def control(self) -> Partner:
+        partner = Partner(self, "control")
+        self.backend.control_joined()
+        return partner
+
+    def start(self, **fields: Any) -> Reader:
+        return Reader(self.backend.generate(request(**fields)))
+
+
+class Reader:
+    """Reads a generation in a task of its own, as the HTTP side does."""
+
+    def __init__(self, events: AsyncIterator[GenerationEvent]) -> None:
+        self.got: list[GenerationEvent] = []
+        self.events = events
+        self.task = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> list[GenerationEvent]:
+        async for event in self.events:
+            self.got.append(event)
+        return self.got
+
+    async def end(self) -> list[GenerationEvent]:
+        return await asyncio.wait_for(self.task, 5)
+
+    def tokens(self, sequence: int = 0) -> list[int]:
+        return [
+            sampled.token
+            for event in self.got
+            if isinstance(event, TokensEmitted) and event.sequence == sequence
+            for sampled in event.tokens
+        ]
+
+
+def request(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(
+        **{"request_id": "r", "model": "m", "prompt": tuple(range(20)), "tokens_max": 50} | fields
+    )
+
+
+def routed(attempt: int, target: str) -> RequestRouted:
+    return RequestRouted(
+        request="r",
+        attempt=attempt,
+        target=target,
+        source="p@1",
+        split=16,
+        recipe=RECIPE,
+        held_tokens=0,
+        reasons=("because",),
+    )
+
+
+def ended(failure: str | None = None, cached: int = 7) -> RequestEnded:
+    record = RequestRecord(
+        request="r",
+        prefill_worker="p@1",
+        decode_worker="d@1",
+        split=16,
+        prompt_tokens=20,
+        cached_tokens=cached,
+        output_tokens=3,
+        recipe=RECIPE,
+        queue_ns=1_000_000,
+        prefill_ns=2_000_000,
+        prefill_tokens=16,
+        handoff_pages=1,
+        handoff_ns=500_000,
+        bytes_moved=0,
+        attempts=(),
+        exact=True,
+        finish_reason="length",
+        reasons=("because",),
+    )
+    return RequestEnded(request="r", record=record, failure=failure)
+
+
+def tokens(
+    first: int, *ids: int, attempt: int = 1, sequence: int = 0, finish: str | None = None
+) -> TokensFrame:
+    return TokensFrame("r", attempt, sequence, first, ids, finish)
+
+
+def staged(play: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def inside() -> None:
+            await play(Stage())
+
+        asyncio.run(inside())
+
+    run.__name__ = play.__name__
+    run.__doc__ = play.__doc__
+    return run
+
+
+@staged
+async def test_a_request_from_arrival_to_record(stage: Stage) -> None:
+    control = await stage.control()
+    assert (await control.fact()).fact == DoorJoined(door="door-0@1")
+    worker = Partner(stage, "d@1")
+    reader = stage.start()
+    arrived = await control.fact()
+    assert isinstance(arrived.fact, RequestArrived)
+    assert (arrived.fact.prompt_tokens, len(arrived.fact.page_hashes)) == (20, 1)
+    assert decode_payload(arrived.attachment).sequences == 1
+    control.tell(routed(1, "d@1"))
+    worker.stream(tokens(0, 5), tokens(1, 6))
+    worker.stream(tokens(2, 7, finish="length"))
+    control.tell(ended())
+    got = await reader.end()
+    assert reader.tokens() == [5, 6, 7]
+    assert got[-2:] == [SequenceFinished(0, "length", 3), RequestFinished(20, 7, 3)]
+    trace = await stage.backend.trace("r")
+    assert trace is not None
+    assert trace["handoff"] == {"pages": 1, "bytes_moved": 0, "duration_ms": 0.5}
+    assert (trace["output_tokens"], trace["exact"], trace["queue_ms"]) == (3, True, 1.0)
+    assert trace["ttft_ms"] > 0
+    assert await stage.backend.trace("other") is None
+
+
+@staged
+async def test_a_death_is_drained_stated_and_gone_on_from(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    dead = Partner(stage, "d@1")
+    reader = stage.start()
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    await asyncio.sleep(0.01)
+    # Sent, but not read by the door when control speaks: the frames still count.
+    dead.stream(tokens(0, 5), tokens(1, 6))
+    dead.connection.close()
+    control.tell(StreamInterrupted(request="r", attempt=1))
+    drained = await control.fact()
+    assert isinstance(drained.fact, StreamDrained)
+    assert (drained.fact.attempt, drained.fact.starts[0].emitted) == (1, 2)
+    assert decode_payload(drained.attachment).emitted_tokens(0).tolist() == [5, 6]
+    heir = Partner(stage, "p@1")
+    control.tell(routed(2, "p@1"))
+    heir.stream(tokens(2, 99))  # of the fenced attempt
+    heir.stream(tokens(2, 7, attempt=2, finish="length"))
+    control.tell(ended())
+    await reader.end()
+    assert reader.tokens() == [5, 6, 7]
+
+
+@staged
+async def test_an_interruption_is_answered_once(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    stage.start()
+    await control.fact()
+    control.tell(StreamInterrupted(request="r", attempt=3))
+    control.tell(StreamInterrupted(request="r", attempt=3))
+    control.tell(StreamInterrupted(request="r", attempt=4))
+    first, second = await control.fact(), await control.fact()
+    assert [first.fact.attempt, second.fact.attempt] == [3, 4]  # type: ignore[attr-defined]
+
+
+@staged
+async def test_a_pause_makes_the_door_state_where_to_resume(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    worker = Partner(stage, "d@1")
+    stage.start()
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    await asyncio.sleep(0.01)
+    worker.stream(tokens(0, 5), PauseFrame("r", 1), PauseFrame("r", 1))
+    drained = (await control.fact()).fact
+    assert isinstance(drained, StreamDrained)
+    assert drained.starts[0].emitted == 1
+    assert control.got.empty()
+
+
+@staged
+async def test_a_new_control_plane_hears_of_all_that_is_open(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    worker = Partner(stage, "d@1")
+    reader = stage.start()
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    worker.stream(tokens(0, 5))
+    while not reader.got:
+        await asyncio.sleep(0.001)
+    control.connection.close()
+    worker.stream(tokens(1, 6))  # streams go on without control
+    while len(reader.got) < 2:
+        await asyncio.sleep(0.001)
+    later = stage.start(request_id="s")
+    await asyncio.sleep(0.01)
+    second = await stage.control()
+    joined = await second.fact()
+    assert isinstance(joined.fact, DoorJoined)
+    first, waiting = joined.fact.open
+    assert (first.attempt, first.recipe, first.starts[0].emitted) == (1, RECIPE, 2)
+    assert (waiting.arrived.request, waiting.attempt) == ("s", None)
+    payloads = [decode_payload(data) for data in msgspec.msgpack.decode(joined.attachment)]
+    assert payloads[0].emitted_tokens(0).tolist() == [5, 6]
+    worker.stream(tokens(2, 7, finish="length"))
+    second.tell(ended())
+    await reader.end()
+    assert reader.tokens() == [5, 6, 7]
+    later.task.cancel()
+
+
+@staged
+async def test_a_stream_ends_while_control_is_away(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    worker = Partner(stage, "d@1")
+    reader = stage.start()
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    await asyncio.sleep(0.01)
+    control.connection.close()
+    worker.stream(tokens(0, 5, finish="length"))
+    got = await reader.end()
+    assert got[-1] == RequestFinished(20, 0, 1)
+    trace = await stage.backend.trace("r")
+    assert trace is not None
+    assert (trace["decode_worker"], trace["finish_reason"]) == ("d@1", "length")
+    second = await stage.control()
+    assert (await second.fact()).fact == DoorJoined(door="door-0@1")
+
+
+@staged
+async def test_a_client_that_leaves_is_told_to_control(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    events = stage.backend.generate(request())
+    worker = Partner(stage, "d@1")
+    first = asyncio.ensure_future(anext(aiter(events)))
+    await control.fact()
+    worker.stream(tokens(0, 5))
+    await first
+    await events.aclose()  # type: ignore[attr-defined]
+    assert (await control.fact()).fact == ClientGone(request="r")
+    worker.stream(tokens(1, 6))
+    control.tell(ended())
+    await asyncio.sleep(0.02)
+    trace = await stage.backend.trace("r")
+    assert trace is not None
+    assert trace["output_tokens"] == 1
+
+
+@staged
+async def test_rejections_keep_their_reasons(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    reader = stage.start()
+    await control.fact()
+    control.tell(
+        RequestRejected(
+            request="r",
+            kind="overloaded",
+            message="full",
+            retry_after_ns=2_000_000_000,
+            field="f",
+            limit=9,
+        )
+    )
+    with pytest.raises(GenerationRefused, match="full") as caught:
+        await reader.end()
+    refused = caught.value
+    assert (refused.kind, refused.retry_after_ms, refused.field, refused.limit) == (
+        "overloaded",
+        2000,
+        "f",
+        9,
+    )
+
+
+@staged
+async def test_a_failure_before_the_first_token_is_a_refusal(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    reader = stage.start()
+    await control.fact()
+    control.tell(ended("it kills workers"))
+    with pytest.raises(GenerationRefused, match="kills"):
+        await reader.end()
+
+
+@staged
+async def test_a_failure_later_ends_the_open_sequences(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    worker = Partner(stage, "d@1")
+    reader = stage.start(sequences=2)
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    worker.stream(tokens(0, 5, finish="length"), tokens(0, 6, sequence=1))
+    while len(reader.got) < 3:
+        await asyncio.sleep(0.001)
+    control.tell(ended("gave up"))
+    got = await reader.end()
+    assert got[-2] == SequenceFinished(1, "failed", 1, "gave up")
+    assert isinstance(got[-1], RequestFinished)
+
+
+@staged
+async def test_last_frames_behind_the_end_of_the_request_are_read(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    worker = Partner(stage, "d@1")
+    reader = stage.start()
+    await control.fact()
+    control.tell(routed(1, "d@1"))
+    await asyncio.sleep(0.01)
+    worker.stream(tokens(0, 5, 6, finish="length"))
+    stage.backend.received("control", Told(ended()))  # overtakes the frames
+    await reader.end()
+    assert reader.tokens() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "field", "limit"),
+    [
+        ({"model": "other"}, "unknown_model", "model", None),
+        ({"tokens_max": 493}, "too_long", "max_tokens", 492),
+        # Pool: 40 pages; one page is shared, 12 pages for each of three choices.
+        ({"tokens_max": 300, "sequences": 3}, "too_long", "max_tokens", 204),
+    ],
+)
+def test_what_no_worker_could_serve_is_refused_by_field_and_limit(
+    fields: dict[str, Any], kind: str, field: str, limit: int | None
+) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        with pytest.raises(GenerationRefused) as caught:
+            await anext(aiter(stage.backend.generate(request(**fields))))
+        assert (caught.value.kind, caught.value.field, caught.value.limit) == (kind, field, limit)
+
+    asyncio.run(scenario())
+
+
+def test_a_stated_limit_is_accepted() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        reader = stage.start(tokens_max=204, sequences=3)
+        await asyncio.sleep(0.01)
+        assert not reader.task.done()
+        reader.task.cancel()
+
+    asyncio.run(scenario())
+
+
+@staged
+async def test_status_and_readiness_come_from_control(stage: Stage) -> None:
+    assert not stage.backend.ready()
+    without = await stage.backend.status()
+    assert (without["workers"], without["control"]) == ([], "unreachable")
+    control = await stage.control()
+    await control.fact()
+    changed: list[FleetState] = []
+    stage.backend.on_fleet_changed = lambda: changed.append(stage.backend.fleet)
+    control.connection.send(Answered(0, encode_fleet(FleetState(ready=True))))
+    asking = asyncio.ensure_future(stage.backend.status())
+    asked = await asyncio.wait_for(control.got.get(), 5)
+    assert isinstance(asked, Asked)
+    control.connection.send(Answered(asked.serial, b'{"workers": [1]}'))
+    assert await asking == {"workers": [1]}
+    assert stage.backend.ready()
+    assert changed == [FleetState(ready=True, complete=False)]
+
+
+@staged
+async def test_a_question_ends_with_its_control_plane(stage: Stage) -> None:
+    control = await stage.control()
+    await control.fact()
+    asking = asyncio.ensure_future(stage.backend.status())
+    await asyncio.wait_for(control.got.get(), 5)
+    control.connection.close()
+    assert (await asyncio.wait_for(asking, 1))["control"] == "unreachable"
