@@ -13,6 +13,7 @@ from diptych.core.ids import CONTROL, Attempt, Incarnation, RequestId, from_exte
 from diptych.sim.events import Violation
 
 Offer = tuple[Incarnation, Incarnation, RequestId, Attempt, int]
+Loan = tuple[Incarnation, str, RequestId, Attempt]
 
 
 class Page:
@@ -29,13 +30,13 @@ class Page:
         """Of the last filled slot; with the chain it stands for all slots before."""
         self.claims: Counter[Incarnation] = Counter()
         self.offers: set[Offer] = set()
-        self.loans: Counter[tuple[Incarnation, Incarnation]] = Counter()
-        """(lender, reader): context that a target lends its source, without payment."""
+        self.loans: Counter[Loan] = Counter()
+        """(lender, reader, request, attempt): context that a target lends its source, without payment."""
 
     def readers(self, besides: Incarnation = "") -> list[Incarnation]:
         """Who may read the page without owning it."""
         names = [name for name, count in self.claims.items() if count and name != besides]
-        return names + [reader for (_, reader), count in self.loans.items() if count and reader != besides]
+        return names + [loan[1] for loan, count in self.loans.items() if count and loan[1] != besides]
 
 
 class Pool:
@@ -98,8 +99,8 @@ class Pool:
             case facts.ContextLent():
                 self._lent(sender, to, fact)
             case facts.ContextReturned():
-                for page in self.pages:
-                    page.loans.pop((to, sender), None)
+                for held in self.pages:
+                    held.loans.pop((to, sender, fact.request, fact.attempt), None)
             case facts.ClaimReleased():
                 for page in fact.pages:
                     self._unclaimed(sender, page)
@@ -172,14 +173,14 @@ class Pool:
             page = self.pages[number]
             if page.owner != lender and not page.claims[lender]:
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
-            page.loans[lender, reader] += 1
+            page.loans[lender, reader, fact.request, fact.attempt] += 1
 
     def _unclaimed(self, claimant: Incarnation, page: int) -> None:
         claims = self.pages[page].claims
         if claims[claimant] <= 0 and self.pages[page].owner != claimant:
             raise Violation("release without a claim", f"{claimant} releases page {page}")
         claims[claimant] = max(0, claims[claimant] - 1)
-        lent = [reader for (lender, reader), n in self.pages[page].loans.items() if n and lender == claimant]
+        lent = [loan[1] for loan, count in self.pages[page].loans.items() if count and loan[0] == claimant]
         if lent and not claims[claimant]:
             raise Violation("release under a reader", f"{claimant} lets go of page {page}, lent to {lent}")
 

@@ -43,8 +43,12 @@ class Failed(Exception):
 
 def simulate(scenario: Scenario, check_every: int = 1) -> Outcome:
     """Raises `Failed` with the reason when a machine or a checker complains, or a request is stuck."""
+    return watch(scenario, Recorder(), check_every)
+
+
+def watch(scenario: Scenario, recorder: Recorder, check_every: int = 1) -> Outcome:
+    """As `simulate`, with the caller's recorder."""
     world = World(scenario)
-    recorder = Recorder()
     checkers = Checkers(world, check_every)
     world.observers = [recorder, checkers]
     try:
