@@ -203,7 +203,7 @@ class PrefillFinished(RequestFact, frozen=True):
 
 
 class StreamStarted(RequestFact, frozen=True):
-    """All pages up to the split are at hand: the sequences run from here on."""
+    """The prompt is done and every sequence has its first token: they decode from here on."""
 
     worker: Incarnation
     waited_ns: int

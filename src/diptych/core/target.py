@@ -260,15 +260,6 @@ class Targets:
     def _start(self, task: Target) -> None:
         task.state = RUNNING
         self.streams.begin(task)
-        if not task.started:
-            task.started = True
-            request, attempt = task.key
-            self._tell(
-                CONTROL,
-                StreamStarted(
-                    request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
-                ),
-            )
 
     def preempt(self, task: Target) -> None:
         request, attempt = task.key
@@ -282,8 +273,17 @@ class Targets:
             return
         if task.state is CLOSING:
             self._drop(task)
-        elif all(sequence.done for sequence in task.sequences):
-            request, attempt = task.key
+            return
+        request, attempt = task.key
+        if not task.started and all(s.decoding or s.done for s in task.sequences):
+            task.started = True
+            self._tell(
+                CONTROL,
+                StreamStarted(
+                    request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
+                ),
+            )
+        if all(sequence.done for sequence in task.sequences):
             self._drop(task)
             self._tell(
                 CONTROL,

@@ -1,0 +1,350 @@
+"""Control's line of requests, and what it tells workers and doors about each attempt.
+
+Holds the queue and books work on the fleet's views; the state machine in `control.py` decides when.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from diptych.core.actions import Action, Send
+from diptych.core.config import SECOND_NS, ControlConfig
+from diptych.core.facts import (
+    Fact,
+    PrefillRequested,
+    RecipeFixed,
+    RequestEnded,
+    RequestRecord,
+    RequestRejected,
+    RequestReleased,
+    RequestRouted,
+    TargetRequested,
+    TargetReserved,
+)
+from diptych.core.fleet import Fleet, WorkerView
+from diptych.core.ids import ATTEMPTS_PER_EPOCH, Incarnation, RequestId
+from diptych.core.recipe import OPEN_END, Recipe, extend, join
+from diptych.core.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
+from diptych.core.router import Need, Route, Router
+
+REROUTE_FACTOR = 2
+"""A target that turns out to have so many times the predicted own work is given up, once."""
+RETRY_NS = SECOND_NS // 20
+"""Pause before a recipe that no worker could carry out is tried again."""
+
+
+class Dispatch:
+    def __init__(
+        self,
+        config: ControlConfig,
+        fleet: Fleet,
+        outbox: list[Action],
+    ) -> None:
+        self.config = config
+        self.fleet = fleet
+        self.router = Router(config, fleet)
+        self.outbox = outbox
+        self.queue: list[Request] = []
+        """Requests without a worker, by priority and age."""
+        self._attempts = config.epoch * ATTEMPTS_PER_EPOCH
+        self._expected_ns: dict[RequestId, int] = {}
+
+    # ---- the line ---------------------------------------------------------------------------------
+
+    def refusal(self, request: Request) -> RequestRejected | None:
+        """Why a new request is not even put in line, or None."""
+        arrived = request.arrived
+        if self.fleet.models and arrived.model not in self.fleet.models:
+            message = f"model {arrived.model!r} is not served here; models: {', '.join(self.fleet.models)}"
+            return RequestRejected(
+                request=arrived.request, kind="unknown_model", message=message, field="model"
+            )
+        waiting = len(self.queue) + sum(view.waiting for view in self.fleet.workers.values())
+        if waiting >= self.config.queue_max:
+            return RequestRejected(
+                request=arrived.request,
+                kind="overloaded",
+                message=f"{waiting} requests are waiting, the limit is {self.config.queue_max}",
+                retry_after_ns=self._retry_after_ns(waiting),
+                field="queue_max",
+                limit=self.config.queue_max,
+            )
+        return None
+
+    def _retry_after_ns(self, waiting: int) -> int:
+        """When half of the line should be gone, by what the workers measure; 1 to 30 s."""
+        workers = list(self.fleet.workers.values())
+        speed = max((view.decode_ns_per_step for view in workers), default=SECOND_NS // 100)
+        return max(SECOND_NS, min(30 * SECOND_NS, waiting * speed * 16 // max(1, len(workers))))
+
+    def enqueue(self, now_ns: int, request: Request) -> None:
+        request.state = QUEUED
+        request.target = request.source = None
+        request.waiting_since_ns = now_ns
+        request.not_before_ns = 0
+        request.expires_ns = now_ns + (
+            self.config.exact_wait_ns if request.streamed else self.config.unavailable_wait_ns
+        )
+        insort(self.queue, request, key=lambda waiting: (-waiting.arrived.priority, waiting.arrived_ns))
+
+    def dequeue(self, request: Request) -> None:
+        if request.state is QUEUED and request in self.queue:
+            self.queue.remove(request)
+
+    def next_expiry_ns(self) -> int | None:
+        times = [request.expires_ns for request in self.queue]
+        times += [request.not_before_ns for request in self.queue if request.not_before_ns]
+        return min(times, default=None)
+
+    def expired(self, now_ns: int) -> list[Request]:
+        """Requests that waited too long for any worker. Those that waited for numerics only go on
+        with another recipe: gap-free, but no more equal to the undisturbed stream."""
+        late = [request for request in self.queue if request.expires_ns <= now_ns]
+        for request in late:
+            if request.recipe:
+                request.recipe = ()
+                request.exact = False
+                request.expires_ns = now_ns + self.config.unavailable_wait_ns
+        return [request for request in late if request.expires_ns <= now_ns]
+
+    def pump(self, now_ns: int) -> None:
+        """Gives every request in line that can be given to workers away."""
+        if not self.queue or not self.fleet.workers:
+            return
+        for request in list(self.queue):
+            if request.not_before_ns > now_ns:
+                continue
+            request.not_before_ns = 0
+            self._fix_canonical(request)
+            route = self.router.route(self._need(request))
+            if route is not None:
+                self.queue.remove(request)
+                self._reserve(now_ns, request, route)
+
+    # ---- one attempt ------------------------------------------------------------------------------
+
+    def _fix_canonical(self, request: Request) -> None:
+        """A seed asks for the recipe that neither load nor cache may change."""
+        arrived = request.arrived
+        if not arrived.seeded or request.recipe or not request.exact:
+            return
+        canonical = self.fleet.canonical(arrived.model)
+        view = next(iter(self.fleet.serving(arrived.model)), None)
+        if canonical is None or view is None:
+            return
+        border = len(arrived.page_hashes) * view.joined.page_tokens
+        request.recipe = join((canonical[0], border), (canonical[1], OPEN_END))
+
+    def _need(self, request: Request) -> Need:
+        arrived = request.arrived
+        view = next(iter(self.fleet.serving(arrived.model)), None)
+        page_tokens = view.joined.page_tokens if view is not None else 1
+        border = len(arrived.page_hashes) * page_tokens
+        split_max = border
+        if arrived.logits_from is not None:
+            split_max = min(border, arrived.logits_from // page_tokens * page_tokens)
+        request.border = border
+        return Need(
+            arrived.model,
+            arrived.prompt_tokens,
+            border,
+            split_max,
+            request.known_tokens,
+            request.recipe,
+            arrived,
+        )
+
+    def _reserve(self, now_ns: int, request: Request, route: Route) -> None:
+        arrived = request.arrived
+        self._attempts += 1
+        request.attempt = self._attempts
+        request.state = RESERVING
+        request.target = route.target.name
+        request.source = None
+        request.queue_ns += now_ns - request.waiting_since_ns
+        route.target.waiting += 1
+        self._expected_ns[arrived.request] = route.cost_ns
+        self._tell(
+            route.target.name,
+            TargetRequested(
+                request=arrived.request,
+                attempt=request.attempt,
+                door=arrived.door,
+                model=arrived.model,
+                prompt_tokens=arrived.prompt_tokens,
+                page_hashes=arrived.page_hashes,
+                starts=request.starts,
+                tokens_max=arrived.tokens_max,
+                adapter=arrived.adapter,
+                priority=arrived.priority,
+                logits_from=arrived.logits_from,
+                recipe=request.recipe,
+                full_need=request.preemptions >= 2,
+            ),
+        )
+
+    def fix(self, now_ns: int, request: Request, fact: TargetReserved) -> None:
+        """Plans once more with what the target really holds, and starts both halves."""
+        target = self.fleet.workers[fact.worker]
+        target.waiting -= 1
+        route = self.router.replan(target, fact.held_tokens, self._need(request))
+        expected = self._expected_ns.pop(request.arrived.request, 0)
+        disappointed = route is not None and route.cost_ns > REROUTE_FACTOR * max(expected, SECOND_NS // 100)
+        if route is None or (disappointed and not request.rerouted and len(self.fleet.workers) > 2):
+            request.rerouted = True
+            target.prefixes.clear()
+            target.waiting += 1
+            self.withdraw(request, "rerouted", release=True)
+            self.enqueue(now_ns, request)
+            if route is None:
+                request.not_before_ns = now_ns + RETRY_NS
+            return
+        request.held_tokens = fact.held_tokens
+        if request.cached_tokens is None:
+            request.cached_tokens = fact.held_tokens
+        if not request.recipe:
+            request.recipe = self._recipe(route, fact.held, request)
+        request.split, request.reasons = route.split, route.reasons
+        request.source = route.source.name if route.source is not None else None
+        request.state = PREFILLING
+        self._book(request, route, fact.held_tokens)
+        self._start(request, route, fact.held_tokens)
+
+    def _recipe(self, route: Route, held: Recipe, request: Request) -> Recipe:
+        own = route.target.joined.numerics[0]
+        if route.source is None:
+            return extend(held, (own, OPEN_END))
+        return extend(held, (route.source.joined.numerics[0], route.split), (own, OPEN_END))
+
+    def _start(self, request: Request, route: Route, held_tokens: int) -> None:
+        arrived, attempt = request.arrived, request.attempt
+        fixed = RecipeFixed(
+            request=arrived.request,
+            attempt=attempt,
+            recipe=request.recipe,
+            split=request.split,
+            source=request.source,
+        )
+        self._tell(route.target.name, fixed)
+        if route.source is not None:
+            pages = request.split // route.source.joined.page_tokens
+            self._tell(
+                route.source.name,
+                PrefillRequested(
+                    request=arrived.request,
+                    attempt=attempt,
+                    model=arrived.model,
+                    page_hashes=arrived.page_hashes[:pages],
+                    held_tokens=held_tokens,
+                    split=request.split,
+                    recipe=request.recipe,
+                    target=route.target.name,
+                    priority=arrived.priority,
+                ),
+            )
+        self._tell(
+            arrived.door,
+            RequestRouted(
+                request=arrived.request,
+                attempt=attempt,
+                target=route.target.name,
+                source=request.source,
+                split=request.split,
+                recipe=request.recipe,
+                held_tokens=held_tokens,
+                reasons=request.reasons,
+            ),
+        )
+
+    def _book(self, request: Request, route: Route, held_tokens: int) -> None:
+        hashes, target, source = request.arrived.page_hashes, route.target, route.source
+        own = request.known_tokens - max(request.split, held_tokens)
+        request.pending = [(target.name, own)]
+        target.pending_tokens += own
+        if source is not None:
+            pages = request.split // source.joined.page_tokens
+            cached = max(source.held_pages(hashes[:pages]) * source.joined.page_tokens, held_tokens)
+            tokens = max(0, request.split - cached)
+            request.pending.append((source.name, tokens))
+            source.pending_tokens += tokens
+            source.remember(hashes[:pages], self._cache_size(source))
+        target.remember(hashes, self._cache_size(target))
+
+    def _cache_size(self, view: WorkerView) -> int:
+        return max(64, view.free + view.held + view.cached)
+
+    def unbook(self, request: Request, worker: Incarnation | None = None) -> None:
+        """Takes the prompt work of one worker (or of all) off the books."""
+        kept: list[tuple[Incarnation, int]] = []
+        for name, tokens in request.pending:
+            if worker is not None and name != worker:
+                kept.append((name, tokens))
+            elif name in self.fleet.workers:
+                self.fleet.workers[name].pending_tokens -= tokens
+        request.pending = kept
+
+    def stream(self, request: Request) -> None:
+        assert request.target is not None
+        if request.state is RESERVING:
+            self.fleet.workers[request.target].waiting -= 1
+        self.fleet.workers[request.target].streams += 1
+        request.state = STREAMING
+        request.streamed = True
+
+    def withdraw(self, request: Request, outcome: str, *, release: bool) -> None:
+        """Closes the attempt's books; with `release`, tells its workers to let go."""
+        self.unbook(request)
+        if request.state not in (RESERVING, PREFILLING, STREAMING):
+            return
+        target = self.fleet.workers.get(request.target or "")
+        if target is not None:
+            target.waiting -= request.state is RESERVING
+            target.streams -= request.state is STREAMING
+        request.close_attempt(outcome)
+        if release:
+            fact = RequestReleased(request=request.arrived.request, attempt=request.attempt)
+            for name in (request.target, request.source):
+                if name is not None and name in self.fleet.workers:
+                    self._tell(name, fact)
+        request.target = request.source = None
+
+    # ---- words to doors ---------------------------------------------------------------------------
+
+    def reject_too_long(self, request: Request, message: str, limit: int) -> None:
+        self._reject(request, "too_long", message, field="tokens_max", limit=limit)
+
+    def reject_unavailable(self, request: Request) -> None:
+        message = "no worker could take the request in time"
+        if request.streamed:
+            self.tell_ended(request, request.record(0, "failed"), message)
+        else:
+            self._reject(request, "unavailable", message, retry_after_ns=SECOND_NS)
+
+    def _reject(
+        self,
+        request: Request,
+        kind: str,
+        message: str,
+        *,
+        field: str | None = None,
+        limit: int | None = None,
+        retry_after_ns: int | None = None,
+    ) -> None:
+        self._tell(
+            request.arrived.door,
+            RequestRejected(
+                request=request.arrived.request,
+                kind=kind,
+                message=message,
+                retry_after_ns=retry_after_ns,
+                field=field,
+                limit=limit,
+            ),
+        )
+
+    def tell_ended(self, request: Request, record: RequestRecord, failure: str | None) -> None:
+        fact = RequestEnded(request=request.arrived.request, record=record, failure=failure)
+        self._tell(request.arrived.door, fact)
+
+    def _tell(self, to: str, fact: Fact) -> None:
+        self.outbox.append(Send(to=to, fact=fact))

@@ -1,0 +1,184 @@
+"""Who owns the pages of one host's pool, as far as control must know it: at births and deaths.
+
+Between those the workers trade pages among themselves and control is not asked. When a worker dies,
+every survivor says what it owns and what it had claimed of the dead one, and stops trading until the
+estate is settled:
+
+* a page that survivors claim goes to the first of them, the others claim from that heir now, and what
+  they had paid for it goes to the heir as well;
+* whoever had lent to the dead worker or was owed by it is made whole;
+* the rest of what nobody owns is granted to workers that have less than their share.
+"""
+
+from __future__ import annotations
+
+from diptych.core.actions import Send
+from diptych.core.facts import (
+    EstateSettled,
+    HostStated,
+    OwnershipStated,
+    PagesGiven,
+    PagesGranted,
+    PagesTaken,
+    PeerLost,
+)
+from diptych.core.ids import CONTROL, Incarnation, from_extents, to_extents, worker_name
+
+NOBODY: Incarnation = ""
+
+
+class Estate:
+    """The pool of one host."""
+
+    def __init__(self) -> None:
+        self.pool_pages = 0
+        self.shares: dict[str, int] = {}
+        self.expected: dict[Incarnation, None] = {}
+        """Workers that are alive by the host's word and have not joined this control plane yet."""
+        self.rooms: dict[Incarnation, int] = {}
+        """Pages granted to each joined worker over its life."""
+        self.unowned: list[int] | None = None
+        """Pages of nobody; None until the owners have stated theirs."""
+        self.settling: dict[Incarnation, dict[Incarnation, None]] = {}
+        """Estates in settlement: lost worker and the survivors whose statement is outstanding."""
+        self.owned: dict[Incarnation, list[int]] = {}
+        self.claims: dict[Incarnation, dict[Incarnation, list[int]]] = {}
+        self.short: dict[Incarnation, int] = {}
+        self.outbox: list[Send] = []
+
+    def state(self, fact: HostStated) -> None:
+        if self.pool_pages == 0:
+            self.expected = {worker: None for worker in fact.workers if worker not in self.rooms}
+        self.pool_pages = fact.pool_pages
+        self.shares = dict(fact.shares)
+        self._advance()
+
+    def join(self, worker: Incarnation, room: int, peers: tuple[Incarnation, ...]) -> None:
+        self.expected.pop(worker, None)
+        self.rooms[worker] = room
+        alive = {**self.rooms, **self.expected}
+        for peer in peers:
+            if peer not in alive and peer not in self.settling:
+                self._settle_with_all(peer)
+        for lost, waiting in self.settling.items():
+            if room and worker not in self.owned:
+                waiting[worker] = None
+                self._send(worker, PeerLost(worker=lost))
+        self._advance()
+
+    def lose(self, worker: Incarnation) -> None:
+        self.expected.pop(worker, None)
+        room = self.rooms.pop(worker, None)
+        self.owned.pop(worker, None)
+        for waiting in self.settling.values():
+            waiting.pop(worker, None)
+        if room is not None:
+            self._settle_with_all(worker)
+        self._advance()
+
+    def _settle_with_all(self, lost: Incarnation) -> None:
+        survivors = {worker: None for worker, room in self.rooms.items() if room}
+        self.settling[lost] = survivors
+        for worker in survivors:
+            self._send(worker, PeerLost(worker=lost))
+
+    def stated(self, fact: OwnershipStated) -> None:
+        if fact.lost not in self.settling or fact.worker not in self.rooms:
+            return
+        self.settling[fact.lost].pop(fact.worker, None)
+        self.owned[fact.worker] = from_extents(fact.owned)
+        if fact.claimed:
+            self.claims.setdefault(fact.lost, {})[fact.worker] = from_extents(fact.claimed)
+        if fact.short:
+            self.short[fact.worker] = self.short.get(fact.worker, 0) + fact.short
+        self._advance()
+
+    def give(self, fact: PagesGiven) -> None:
+        """A survivor pays what it owed a dead worker: to be granted to whoever is short."""
+        if self.unowned is None:
+            return
+        self.unowned.extend(fact.pages)
+        self._send(fact.sender, PagesTaken(sender=CONTROL, serial=fact.serial))
+        self._advance()
+
+    # ---- settlement -------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        if self.expected or not self.pool_pages:
+            return
+        if self.unowned is None and not self.settling:
+            self._settle_with_all(NOBODY)
+        if self.settling:
+            if any(self.settling.values()):
+                return
+            self._settle()
+        self._grant()
+
+    def _settle(self) -> None:
+        """All have spoken: `owned` and `claims` are of one moment, for nothing changed hands since."""
+        heirs = self._name_heirs()
+        taken = {page for pages in self.owned.values() for page in pages}
+        taken.update(heirs)
+        self.unowned = [page for page in range(self.pool_pages) if page not in taken]
+        for lost in self.settling:
+            claims = self.claims.get(lost, {})
+            for worker in self.rooms:
+                if self.rooms[worker]:
+                    self._send(worker, self._settled(worker, lost, claims, heirs))
+        for worker, count in self.short.items():
+            if worker in self.rooms:
+                self._send(worker, PagesGranted(pages=to_extents(self._pop(count)), room=0))
+        self.settling, self.owned, self.claims, self.short = {}, {}, {}, {}
+
+    def _name_heirs(self) -> dict[int, Incarnation]:
+        heirs: dict[int, Incarnation] = {}
+        for claims in self.claims.values():
+            for worker in sorted(claims):
+                if worker in self.rooms:
+                    for page in claims[worker]:
+                        heirs.setdefault(page, worker)
+        return heirs
+
+    def _settled(
+        self,
+        worker: Incarnation,
+        lost: Incarnation,
+        claims: dict[Incarnation, list[int]],
+        heirs: dict[int, Incarnation],
+    ) -> EstateSettled:
+        mine = claims.get(worker, [])
+        inherited = [page for page in mine if heirs[page] == worker]
+        own = set(inherited)
+        lent = {
+            other: [page for page in pages if page in own]
+            for other, pages in claims.items()
+            if other != worker and other in self.rooms
+        }
+        moved: dict[Incarnation, list[int]] = {}
+        for page in mine:
+            if heirs[page] != worker:
+                moved.setdefault(heirs[page], []).append(page)
+        return EstateSettled(
+            lost=lost,
+            inherited=to_extents(inherited),
+            lent=tuple((other, to_extents(pages)) for other, pages in lent.items() if pages),
+            moved=tuple((heir, to_extents(pages)) for heir, pages in moved.items()),
+            deposits=to_extents(self._pop(sum(len(pages) for pages in lent.values()))),
+        )
+
+    def _grant(self) -> None:
+        for worker, room in self.rooms.items():
+            missing = self.shares.get(worker_name(worker), 0) - room
+            if missing > 0 and self.unowned:
+                pages = self._pop(missing)
+                self.rooms[worker] = room + len(pages)
+                self._send(worker, PagesGranted(pages=to_extents(pages), room=len(pages)))
+
+    def _pop(self, count: int) -> list[int]:
+        assert self.unowned is not None
+        pages = self.unowned[:count]
+        del self.unowned[:count]
+        return pages
+
+    def _send(self, worker: Incarnation, fact: EstateSettled | PagesGranted | PagesTaken | PeerLost) -> None:
+        self.outbox.append(Send(to=worker, fact=fact))

@@ -1,0 +1,122 @@
+"""What control knows of the workers: advice, good enough to choose by, never believed to be exact."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from diptych.core.config import ControlConfig
+from diptych.core.facts import WorkerBeat, WorkerJoined
+from diptych.core.ids import Incarnation, PageHash
+
+PREFILL = "prefill"
+DECODE = "decode"
+BOTH = "both"
+
+
+class WorkerView:
+    """One live incarnation, as last heard."""
+
+    # fmt: off
+    __slots__ = (
+        "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "joined",
+        "pending_tokens", "prefill_ns_per_token", "prefixes", "streams", "waiting",
+    )
+    # fmt: on
+
+    def __init__(self, joined: WorkerJoined, now_ns: int) -> None:
+        self.joined = joined
+        self.heard_ns = now_ns
+        self.fenced = False
+        self.granted = joined.room > 0
+        self.prefill_ns_per_token = joined.prefill_ns_per_token
+        self.decode_ns_per_step = joined.decode_ns_per_step
+        self.free = self.held = self.cached = 0
+        self.pending_tokens = 0
+        """Prompt tokens that control has given it to compute and not heard done."""
+        self.streams = 0
+        """Requests that stream from it."""
+        self.waiting = 0
+        """Requests that wait for its pages."""
+        self.prefixes: OrderedDict[PageHash, None] = OrderedDict()
+        """Pages it probably caches, least recently used first."""
+
+    @property
+    def name(self) -> Incarnation:
+        return self.joined.worker
+
+    @property
+    def usable(self) -> bool:
+        return self.granted and not self.fenced
+
+    def beat(self, fact: WorkerBeat) -> None:
+        self.free, self.held, self.cached = fact.pages_free, fact.pages_held, fact.pages_cached
+        self.prefill_ns_per_token = fact.prefill_ns_per_token
+        self.decode_ns_per_step = fact.decode_ns_per_step
+
+    def held_pages(self, hashes: tuple[PageHash, ...]) -> int:
+        """How many leading pages it probably has. Prefixes are closed, so halving finds the end."""
+        prefixes = self.prefixes
+        if not hashes or hashes[0] not in prefixes:
+            return 0
+        if hashes[-1] in prefixes:
+            return len(hashes)
+        low, high = 1, len(hashes) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if hashes[middle] in prefixes:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def remember(self, hashes: tuple[PageHash, ...], pages_max: int) -> None:
+        for key in reversed(hashes):
+            self.prefixes[key] = None
+            self.prefixes.move_to_end(key)
+        while len(self.prefixes) > pages_max:
+            self.prefixes.popitem(last=False)
+
+
+class Fleet:
+    """All workers that have joined, by incarnation, in order of joining."""
+
+    def __init__(self, config: ControlConfig) -> None:
+        self.config = config
+        self.workers: dict[Incarnation, WorkerView] = {}
+        self.models: dict[str, None] = {}
+        """Every model that any worker ever announced."""
+        self._numerics: dict[tuple[str, str], str] = {}
+
+    def join(self, fact: WorkerJoined, now_ns: int) -> WorkerView:
+        view = WorkerView(fact, now_ns)
+        self.workers[fact.worker] = view
+        for model in fact.models:
+            self.models[model] = None
+            self._numerics.setdefault((model, fact.role), fact.numerics[0])
+        return view
+
+    def lose(self, worker: Incarnation) -> WorkerView | None:
+        return self.workers.pop(worker, None)
+
+    def serving(self, model: str) -> list[WorkerView]:
+        return [view for view in self.workers.values() if view.usable and model in view.joined.models]
+
+    def canonical(self, model: str) -> tuple[str, str] | None:
+        """The numerics of (prefill, decode) that this fleet stands for, whoever is alive now."""
+        decode = self._numerics.get((model, DECODE)) or self._numerics.get((model, BOTH))
+        prefill = self._numerics.get((model, PREFILL)) or self._numerics.get((model, BOTH)) or decode
+        decode = decode or prefill
+        return None if prefill is None or decode is None else (prefill, decode)
+
+    def lease_end_ns(self) -> int | None:
+        heard = [view.heard_ns for view in self.workers.values() if not view.fenced]
+        return min(heard) + self.config.lease_ns if heard else None
+
+    def silent(self, now_ns: int) -> list[WorkerView]:
+        limit = now_ns - self.config.lease_ns
+        return [view for view in self.workers.values() if not view.fenced and view.heard_ns <= limit]
+
+    def excuse(self, duration_ns: int) -> None:
+        """Control itself stood still: nobody's silence in that time counts."""
+        for view in self.workers.values():
+            view.heard_ns += duration_ns
