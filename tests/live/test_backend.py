@@ -251,6 +251,32 @@ async def test_an_interruption_is_answered_once(stage: Stage) -> None:
 
 
 @staged
+async def test_a_new_control_plane_that_knows_no_attempt_is_answered(stage: Stage) -> None:
+    """It asks by attempt 0, though the door has drained far higher ones."""
+    control = await stage.control()
+    await control.fact()
+    reader = stage.start()
+    await control.fact()
+    control.tell(StreamInterrupted(request="r", attempt=(1 << 20) + 3))
+    await control.fact()
+    for _ in range(2):
+        control.connection.close()
+        control = await stage.control()
+        joined = (await control.fact()).fact
+        assert isinstance(joined, DoorJoined)
+        assert joined.open[0].attempt is None
+        control.tell(StreamInterrupted(request="r", attempt=0))
+        drained = (await control.fact()).fact
+        assert isinstance(drained, StreamDrained)
+        assert drained.attempt == 0
+    worker = Partner(stage, "d@1")
+    worker.stream(tokens(0, 1, attempt=5), tokens(0, 5, attempt=(3 << 20) + 1, finish="length"))
+    control.tell(ended())
+    await reader.end()
+    assert reader.tokens() == [5]
+
+
+@staged
 async def test_a_pause_makes_the_door_state_where_to_resume(stage: Stage) -> None:
     control = await stage.control()
     await control.fact()
@@ -286,11 +312,13 @@ async def test_a_new_control_plane_hears_of_all_that_is_open(stage: Stage) -> No
     second = await stage.control()
     joined = await second.fact()
     assert isinstance(joined.fact, DoorJoined)
-    first, waiting = joined.fact.open
+    (first,) = joined.fact.open
     assert (first.attempt, first.recipe, first.starts[0].emitted) == (1, RECIPE, 2)
-    assert (waiting.arrived.request, waiting.attempt) == ("s", None)
     payloads = [decode_payload(data) for data in msgspec.msgpack.decode(joined.attachment)]
     assert payloads[0].emitted_tokens(0).tolist() == [5, 6]
+    arrived = (await second.fact()).fact  # no control plane has ever heard of this one
+    assert isinstance(arrived, RequestArrived)
+    assert arrived.request == "s"
     worker.stream(tokens(2, 7, finish="length"))
     second.tell(ended())
     await reader.end()
@@ -313,7 +341,7 @@ async def test_a_stream_ends_while_control_is_away(stage: Stage) -> None:
     assert got[-1] == RequestFinished(20, 0, 1)
     trace = await stage.backend.trace("r")
     assert trace is not None
-    assert (trace["decode_worker"], trace["finish_reason"]) == ("d@1", "length")
+    assert (trace["decode_worker"], trace["finish_reason"]) == ("d", "length")
     second = await stage.control()
     assert (await second.fact()).fact == DoorJoined(door="door-0@1")
 

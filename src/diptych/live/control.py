@@ -21,12 +21,14 @@ from diptych.core.facts import (
     DoorLost,
     Fact,
     HostStated,
+    OwnershipStated,
     PrefillRequested,
     RequestArrived,
     RequestEnded,
     RequestRejected,
     StreamDrained,
     TargetRequested,
+    WorkerJoined,
     WorkerLost,
     WorkerSpawned,
 )
@@ -46,6 +48,8 @@ from diptych.live.process import run_child
 from diptych.live.status import fleet_state, status_document
 from diptych.wire.messages import Answered, Asked, Message, Told
 
+_OF_FLEET = (ConnectionLost, HostStated, OwnershipStated, WorkerJoined, WorkerLost, WorkerSpawned)
+"""Facts that can change who serves."""
 _PAYLOADS = msgspec.msgpack.Decoder(tuple[bytes, ...])
 
 
@@ -85,7 +89,8 @@ class Control:
                     self._processes.pop(message.worker, None)
                 self._feed(message)
             case StopAsked():
-                self.stopped.set_result(0)
+                if not self.stopped.done():
+                    self.stopped.set_result(0)
             case _:
                 raise ValueError(f"the supervisor sent control {message}")
 
@@ -131,6 +136,11 @@ class Control:
 
     def _feed(self, fact: Fact) -> None:
         self._driver.feed(fact)
+        if isinstance(fact, _OF_FLEET):
+            self._tell_doors()
+
+    def _tell_doors(self) -> None:
+        """Of the fleet, where that has changed; who is fenced by a deadline is lost a moment later."""
         fleet = fleet_state(self._machine.status(), self._planned)
         if fleet != self._fleet:
             self._fleet = fleet

@@ -9,6 +9,8 @@ from pathlib import Path
 MEBIBYTE = 1 << 20
 HUGE_PAGE_BYTES = 2 * MEBIBYTE
 POOL_BYTES_DEFAULT = 1024 * MEBIBYTE
+POOL_PAGES_DEFAULT_MAX = 1 << 15
+"""Tiny pages (of the scripted engine) would otherwise give millions of them to keep books of."""
 
 
 def memory_available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
@@ -33,7 +35,8 @@ def pool_pages(page_bytes: int, pool_bytes: int | None) -> int:
     Raises `ValueError` where the given size holds no page or exceeds the available memory."""
     available = memory_available_bytes()
     if pool_bytes is None:
-        pool_bytes = max(page_bytes, min(POOL_BYTES_DEFAULT, available // 4))
+        wanted = min(POOL_BYTES_DEFAULT, available // 4, POOL_PAGES_DEFAULT_MAX * page_bytes)
+        pool_bytes = max(page_bytes, wanted)
     if pool_bytes < page_bytes:
         raise ValueError(f"pool of {pool_bytes} bytes is smaller than one page of {page_bytes} bytes")
     if pool_bytes > available:

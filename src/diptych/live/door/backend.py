@@ -106,7 +106,7 @@ class FleetBackend:
         entry = _Open(stream)
         entry.put(stream.scores_due())
         self._open[request.request_id] = entry
-        self._tell(stream.arrived, stream.payload())
+        self._arrive(stream)
         try:
             while not (stream.finished and entry.events.empty()):
                 event = await entry.events.get()
@@ -151,11 +151,14 @@ class FleetBackend:
         for entry in (*self._closing.values(), *self._open.values()):
             if entry.stream.finished or entry.stream.request.request_id in self._closing:
                 self._ended(entry)
-        entries = [entry for entry in self._open.values() if not entry.stream.finished]
+        entries = [entry for entry in self._open.values() if not entry.stream.finished and entry.stream.told]
         joined = DoorJoined(
             door=self._launch.door, open=tuple(entry.stream.open_request() for entry in entries)
         )
         self._tell(joined, msgspec.msgpack.encode([entry.stream.payload() for entry in entries]))
+        for entry in self._open.values():
+            if not entry.stream.told:
+                self._arrive(entry.stream)
 
     def control_lost(self) -> None:
         for answer in self._questions.values():
@@ -198,7 +201,7 @@ class FleetBackend:
             case RequestRouted():
                 entry.stream.route(fact)
             case StreamInterrupted(attempt=attempt):
-                if attempt > entry.stream.drained:
+                if attempt != entry.stream.stated:
                     self._interrupted(entry, attempt)
             case RequestRejected():
                 entry.events.put_nowait(_refusal(fact))
@@ -254,6 +257,12 @@ class FleetBackend:
         self._closing[request] = entry
         if not entry.stream.finished:
             self._tell(ClientGone(request=request))
+
+    def _arrive(self, stream: Stream) -> None:
+        """A request that finds no control waits for the next one, which takes it as a new one."""
+        if self._peers.connection(CONTROL) is not None:
+            stream.told = True
+            self._tell(stream.arrived, stream.payload())
 
     async def _wait_for_record(self, entry: _Open) -> None:
         if self._peers.connection(CONTROL) is None:

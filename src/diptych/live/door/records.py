@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from diptych.core.facts import RequestRecord
+from diptych.core.ids import worker_name
 from diptych.live.door.stream import Stream, percentiles_ms
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ def _of_door(stream: Stream) -> dict[str, Any]:
     routed = stream.routed
     reasons = [log.finish for log in stream.logs if log.finish is not None]
     return {
-        "prefill_worker": routed.source if routed else None,
-        "decode_worker": routed.target if routed else None,
+        "prefill_worker": worker_name(routed.source) if routed and routed.source else None,
+        "decode_worker": worker_name(routed.target) if routed else None,
         "split": routed.split if routed else None,
         "cached_tokens": routed.held_tokens if routed else None,
         "recipe": [msgspec.to_builtins(run) for run in stream.recipe],

@@ -80,6 +80,10 @@ class Stream:
         """The attempt that streams; None before the first and between two."""
         self.drained: Attempt = -1
         """Attempts up to here are over: their frames are late."""
+        self.stated: Attempt | None = None
+        """The attempt that this control plane was told the end of."""
+        self.told = False
+        """Some control plane was told of the request, and may have given it to workers."""
         self.target: Incarnation | None = None
         self.recipe: Recipe = ()
         self.routed: RequestRouted | None = None
@@ -124,6 +128,7 @@ class Stream:
     def drain(self, attempt: Attempt) -> StreamDrained:
         """Fences the attempt and all before it, and states where the client stands."""
         self.drained = max(self.drained, attempt)
+        self.stated = attempt
         if self.attempt is not None and self.attempt <= self.drained:
             self.attempt = None
             self.target = None
@@ -137,6 +142,8 @@ class Stream:
         )
 
     def open_request(self) -> OpenRequest:
+        """For a new control plane, which was told nothing yet."""
+        self.stated = None
         return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts())
 
     def payload(self) -> bytes:
