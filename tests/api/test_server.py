@@ -173,11 +173,11 @@ def test_boto3_errors(running: Running) -> None:
     messages = [{"role": "user", "content": [{"text": "Hi"}]}]
     with pytest.raises(client.exceptions.ResourceNotFoundException):
         client.converse(modelId="other", messages=messages)
+    tool = {"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}
+    image = {"image": {"format": "png", "source": {"bytes": b"x"}}}
     with pytest.raises(client.exceptions.ValidationException, match="toolConfig"):
-        tool = {"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}
         client.converse(modelId=MODEL, messages=messages, toolConfig={"tools": [tool]})
     with pytest.raises(client.exceptions.ValidationException, match="image"):
-        image = {"image": {"format": "png", "source": {"bytes": b"x"}}}
         client.converse(modelId=MODEL, messages=[{"role": "user", "content": [image]}])
     running.backend.refusal = GenerationRefused("overloaded", "full")
     with pytest.raises(client.exceptions.ThrottlingException):
@@ -336,3 +336,18 @@ def test_stopping_does_not_wait_for_a_reader_that_sleeps() -> None:
         assert backend.started.wait(15)
     assert backend.running == 0
     slow.close()
+
+
+def test_a_host_name_is_resolved() -> None:
+    async def start_and_stop(host: str) -> int:
+        stop = asyncio.Event()
+        ports: list[int] = []
+
+        def listening(port: int) -> None:
+            ports.append(port)
+            stop.set()
+
+        await serve(make_app(), ServerSettings(host=host, port=0), stop, listening)
+        return ports[0]
+
+    assert asyncio.run(start_and_stop("localhost")) > 0

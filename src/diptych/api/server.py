@@ -28,7 +28,7 @@ _CLOSE_S = 2.0
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
-    """An IP address."""
+    """An IP address, or a name that resolves to one."""
     port: int = 8000
     """0: any free port."""
     drain_s: float = 30.0
@@ -46,10 +46,11 @@ async def serve(
 
     Raises `OSError` where the address cannot be had, `RuntimeError` where the server ends by itself.
     """
-    port = _free_port(settings.host, settings.port)
+    host = _address(settings.host)
+    port = _free_port(host, settings.port)
     server = Server(
         app,
-        address=settings.host,
+        address=host,
         port=port,
         interface=Interfaces.ASGINL,
         http=HTTPModes.auto,
@@ -61,7 +62,7 @@ async def serve(
     running = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
     try:
-        await _wait_listening(settings.host, port, running)
+        await _wait_listening(host, port, running)
         if listening is not None:
             listening(port)
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,6 +73,12 @@ async def serve(
         stopping.cancel()
         server.stop()  # type: ignore[no-untyped-call]
         await _end(running)
+
+
+def _address(host: str) -> str:
+    """Granian takes addresses only. Raises `OSError` for a name that is not known."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
 
 
 def _free_port(host: str, port: int) -> int:
