@@ -94,10 +94,10 @@ class Estate:
         self._advance()
 
     def give(self, fact: PagesGiven) -> None:
-        """A survivor pays what it owed a dead worker: to be granted to whoever is short."""
-        if self.unowned is None:
-            return
-        self.unowned.extend(fact.pages)
+        """A survivor pays what it owed a dead worker: to be granted to whoever is short. Where the
+        owners have not stated theirs yet, the pages turn up as nobody's when they do."""
+        if self.unowned is not None:
+            self.unowned.extend(fact.pages)
         self._send(fact.sender, PagesTaken(sender=CONTROL, serial=fact.serial))
         self._advance()
 

@@ -65,6 +65,8 @@ class StreamDrained(RequestFact, frozen=True):
 
     starts: tuple[SequenceStart, ...]
     """The sequences that have not finished."""
+    finished_tokens: int = 0
+    """Output tokens of those that have."""
 
 
 class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -75,6 +77,7 @@ class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
     """The attempt that is streaming, if the door knows of one."""
     recipe: Recipe
     starts: tuple[SequenceStart, ...]
+    finished_tokens: int = 0
 
 
 class DoorJoined(Fact, frozen=True):

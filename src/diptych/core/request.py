@@ -24,7 +24,7 @@ class Request:
     # fmt: off
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "border", "cached_tokens", "deadline_ns", "exact",
-        "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "pending",
+        "expires_ns", "finished_tokens", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "pending",
         "preemptions", "prefill_ns", "prefill_tokens", "queue_ns", "reasons", "recipe", "rerouted", "resumed",
         "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
     )
@@ -43,6 +43,8 @@ class Request:
         self.recipe: Recipe = ()
         self.exact = True
         self.resumed = False
+        self.finished_tokens = 0
+        """Output tokens of sequences that finished in earlier attempts."""
         self.rerouted = False
         self.streamed = False
         """Some attempt has reached STREAMING: what happens now happens to a stream."""
@@ -101,7 +103,7 @@ class Request:
             split=self.split,
             prompt_tokens=self.arrived.prompt_tokens,
             cached_tokens=self.cached_tokens or 0,
-            output_tokens=output_tokens,
+            output_tokens=self.finished_tokens + output_tokens,
             recipe=self.recipe,
             queue_ns=self.queue_ns,
             prefill_ns=self.prefill_ns,

@@ -92,6 +92,7 @@ class Requests:
             self.dispatch.withdraw(request, "preempted", release=True)
             request.preemptions += 1
         request.starts = fact.starts
+        request.finished_tokens = fact.finished_tokens
         request.resumed = True
         if not fact.starts:
             self._end(request, "stop", 0, None)

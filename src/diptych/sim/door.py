@@ -57,6 +57,11 @@ class Client:
                 result.append(facts.SequenceStart(index, len(tokens), hashes))
         return tuple(result)
 
+    def finished_tokens(self) -> int:
+        return sum(
+            len(tokens) for index, tokens in enumerate(self.tokens) if self.reasons[index] is not None
+        )
+
 
 class Door:
     def __init__(
@@ -202,7 +207,9 @@ class Door:
         if not self.joined:
             return
         starts = client.starts(self.page_tokens)
-        fact = facts.StreamDrained(request=request, attempt=attempt, starts=starts)
+        fact = facts.StreamDrained(
+            request=request, attempt=attempt, starts=starts, finished_tokens=client.finished_tokens()
+        )
         self.outside.send(self.name, CONTROL, fact, client.payload_now())
 
     # ---- control ------------------------------------------------------------------------------------
@@ -212,7 +219,11 @@ class Door:
         opens = []
         for client in self.clients.values():
             starts = client.starts(self.page_tokens)
-            opens.append(facts.OpenRequest(client.arrived, client.attempt, client.recipe, starts))
+            opens.append(
+                facts.OpenRequest(
+                    client.arrived, client.attempt, client.recipe, starts, client.finished_tokens()
+                )
+            )
         payloads = {name: client.payload_now() for name, client in self.clients.items()}
         self.outside.send(self.name, CONTROL, facts.DoorJoined(door=self.name, open=tuple(opens)), payloads)
 

@@ -100,6 +100,10 @@ class Stream:
     def output_tokens(self) -> int:
         return sum(len(log.tokens) for log in self.logs)
 
+    @property
+    def finished_tokens(self) -> int:
+        return sum(len(log.tokens) for log in self.logs if log.finish is not None)
+
     def route(self, routed: RequestRouted) -> None:
         """Control chose an attempt's workers; an old one (a late message) is dropped."""
         if routed.attempt <= self.drained or routed.attempt < (self.attempt or 0):
@@ -132,7 +136,12 @@ class Stream:
         if self.attempt is not None and self.attempt <= self.drained:
             self.attempt = None
             self.target = None
-        return StreamDrained(request=self.arrived.request, attempt=attempt, starts=self.starts())
+        return StreamDrained(
+            request=self.arrived.request,
+            attempt=attempt,
+            starts=self.starts(),
+            finished_tokens=self.finished_tokens,
+        )
 
     def starts(self) -> tuple[SequenceStart, ...]:
         return tuple(
@@ -144,7 +153,7 @@ class Stream:
     def open_request(self) -> OpenRequest:
         """For a new control plane, which was told nothing yet."""
         self.stated = None
-        return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts())
+        return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts(), self.finished_tokens)
 
     def payload(self) -> bytes:
         """The attachment of everything control is told of this request."""
