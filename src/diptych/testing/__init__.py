@@ -45,10 +45,9 @@ def check_engine(
                 remaining = list(engine.capabilities.numerics)
                 require(remaining, "capabilities.numerics is empty")
             name = remaining.pop(0)
-            trial = EngineTrial(engine, name, tolerance=tolerance, seed=seed)
             properties = ENGINE_PROPERTIES + (SAMPLING_PROPERTIES if engine.capabilities.samples else ())
             tried += len(properties)
-            failures += _failures(trial, properties)
+            failures += _failures(EngineTrial(engine, name, tolerance=tolerance, seed=seed), properties)
         finally:
             engine.close()
     require(not failures, f"{len(failures)} of {tried} properties fail:\n" + "\n".join(failures))

@@ -169,7 +169,6 @@ def check_bad_spans(trial: EngineTrial) -> None:
         ("tokens", change(good, tokens=NO_TOKENS)),
         ("tokens", change(good, tokens=good.tokens + np.int32(trial.vocabulary))),
         ("tokens", change(good, tokens=-good.tokens - np.int32(1))),
-        ("tokens", change(good, tokens=good.tokens.astype(np.int64))),
         ("first_position", change(good, first_position=-1)),
         ("first_position", change(good, first_position=limit)),
         ("pages", change(good, pages=good.pages[:-1].copy())),
@@ -182,7 +181,6 @@ def check_bad_spans(trial: EngineTrial) -> None:
     before = trial.pages.copy()
     for field, span in bad:
         _assert_refused(trial, [span], field, msgspec.structs.asdict(span)[field])
-    _assert_refused(trial, [], "spans", "an empty step")
     require(np.array_equal(trial.pages, before), "a refused step wrote into the pool")
 
 

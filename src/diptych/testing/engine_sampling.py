@@ -20,8 +20,8 @@ def check_greedy(trial: EngineTrial) -> None:
         [pick.token for pick in greedy] == np.argmax(logits, axis=1).tolist(), "greedy is not the arg max"
     )
     wanted = int(trial.random.integers(0, trial.vocabulary))
-    forced = _sample(trial, result, SamplingParameters(logit_bias={wanted: 1e4}))
-    require({pick.token for pick in forced} == {wanted}, f"a logit_bias of 1e4 does not force token {wanted}")
+    forced = _sample(trial, result, SamplingParameters(logit_bias={wanted: 100.0}))
+    require({pick.token for pick in forced} == {wanted}, f"a logit_bias of 100 does not force token {wanted}")
 
 
 def check_sampling(trial: EngineTrial) -> None:
@@ -65,13 +65,13 @@ def check_penalties(trial: EngineTrial) -> None:
         kept, resumed = (trial.engine.sample(result, [row])[0].token for row in rows)
         require(kept == resumed, f"output {index}: a resumed sampler picks {resumed}, the first one {kept}")
         emitted.append(kept)
-    strong = SamplingParameters(presence_penalty=1e6)
+    strong = SamplingParameters(presence_penalty=100.0)
     sampler = trial.engine.sampler(strong, choice=0, prompt=prompt, emitted=NO_TOKENS)
     picks = [
         trial.engine.sample(result, [SampleRow(row=0, sampler=sampler, output_index=index)])[0].token
         for index in range(5)
     ]
-    require(len(set(picks)) == 5, f"a presence_penalty of 1e6 still repeats: {picks}")
+    require(len(set(picks)) == 5, f"a presence_penalty of 100 still repeats: {picks}")
 
 
 def check_logprobs(trial: EngineTrial) -> None:
