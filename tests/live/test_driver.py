@@ -137,6 +137,24 @@ def test_a_deadline_that_a_stall_moved_has_not_passed() -> None:
     run(drive())
 
 
+def test_a_closed_driver_steps_no_more(tmp_path: Path) -> None:
+    async def drive() -> None:
+        machine, performed = Echo(), []
+
+        def perform(action: Action) -> None:
+            performed.append(action)
+            driver.feed(ControlJoined(epoch=2))
+            driver.close()
+
+        driver = Driver(machine, perform, recorder=Recorder(tmp_path / "log", "Echo", ControlConfig()))
+        driver.feed(ControlJoined(epoch=1))
+        driver.feed(ControlJoined(epoch=3))
+        assert machine.kinds() == ["ControlJoined"]
+        assert len(performed) == 2, "the actions of a step are performed to the last one"
+
+    run(drive())
+
+
 def test_checks_audit_the_machine_after_each_step_and_errors_come_out() -> None:
     async def drive() -> None:
         machine = Echo()

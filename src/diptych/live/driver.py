@@ -65,6 +65,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Fact] = deque()
         self._stepping = False
+        self._closed = False
         self._due_ns: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_ns = 0
@@ -77,18 +78,20 @@ class Driver:
         """Steps the machine with `fact` and performs what it asks. From inside `perform` the fact is
         kept until the actions in hand are done."""
         self._waiting.append(fact)
-        if self._stepping:
+        if self._stepping or self._closed:
             return
         self._stepping = True
         try:
-            while self._waiting:
+            while self._waiting and not self._closed:
                 self._step(self._waiting.popleft())
         finally:
             self._stepping = False
-        self._arm()
+        if not self._closed:
+            self._arm()
 
     def close(self) -> None:
-        """No more deadlines; the recorder's file is closed."""
+        """No more steps, whatever still arrives; the recorder's file is closed."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,0 +1,217 @@
+"""The worker process: an engine over the host's pool, driven by a `Worker` machine.
+
+    event loop      facts from control, peers and the step loop -> Driver -> Worker -> actions
+    engine thread   the step loop; its frames go to the doors' sockets directly
+
+Nothing it knows outlives it: killed at any moment, what it sent is in its partners' sockets, and the
+rest is theirs and control's to settle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from diptych.core.actions import Action, DropRequest, EndRun, PauseStream, RunSteps, Send
+from diptych.core.config import WorkerConfig
+from diptych.core.facts import (
+    ControlJoined,
+    ControlLost,
+    Fact,
+    PrefillRequested,
+    RecipeFixed,
+    RequestReleased,
+    StepsRan,
+    TargetRefused,
+    TargetRequested,
+)
+from diptych.core.ids import CONTROL
+from diptych.core.worker import Worker
+from diptych.engine.interface import Engine
+from diptych.live.driver import Driver, Recorder
+from diptych.live.engines import build_engine, first_rates, worker_config
+from diptych.live.host_link import HostLink, send_packet
+from diptych.live.launch import Connected, HostMessage, Served, StartFailed, StopAsked, WorkerLaunch
+from diptych.live.peers import Peers
+from diptych.live.process import run_child
+from diptych.live.sockets import Connection
+from diptych.live.steploop.loop import StepLoop
+from diptych.live.steploop.stepper import Stepper
+from diptych.live.token_table import TokenTable
+from diptych.models.errors import ModelError
+from diptych.transport.shared_memory import map_pool, map_read_only
+from diptych.wire.messages import Message, Told
+
+log = logging.getLogger(__name__)
+
+EXIT_ENGINE_FAILED = 71
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter from an engine thread that has a token to deliver."""
+
+
+class WorkerProcess:
+    """One incarnation of one worker, from a built engine to its end."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        tokens: TokenTable,
+        end: socket.socket,
+        log_path: Path | None,
+    ) -> None:
+        self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        recorder = Recorder(log_path, "worker", config) if log_path else None
+        self._driver = Driver(Worker(config), self._perform, recorder=recorder)
+        self._peers = Peers(self._from_peer, self._peer_closed)
+        self._steps = StepLoop(
+            Stepper(engine, lambda token: tokens.token_bytes(token) if token < len(tokens) else b""),
+            self._connection,
+            self._post,
+            self._engine_failed,
+            page_tokens=config.page_tokens,
+            context_tokens_max=config.context_tokens_max,
+        )
+        self._steps.start()
+        self._driver.start()
+        self._link = HostLink(end, self._from_host, lambda: os._exit(1))
+        self._link.send(Served())
+
+    def close(self) -> None:
+        """Ends the step loop behind the step in hand."""
+        self._steps.stop()
+        self._driver.close()
+
+    # ---- what comes in ------------------------------------------------------------------------
+
+    def _from_host(self, message: HostMessage | Fact, descriptors: list[int]) -> None:
+        match message:
+            case Connected(peer=peer, epoch=epoch):
+                self._peers.adopt(peer, descriptors[0])
+                if peer == CONTROL:
+                    self._driver.feed(ControlJoined(epoch=epoch))
+            case StopAsked():
+                self.stop()
+            case _:
+                raise ValueError(f"the supervisor sent a worker {message}")
+
+    def _from_peer(self, peer: str, message: Message) -> None:
+        match message:
+            case Told(fact=fact, attachment=attachment):
+                self._feed(fact, attachment)
+            case _:
+                raise ValueError(f"{peer} sent a worker {message}")
+
+    def _feed(self, fact: Fact, attachment: bytes) -> None:
+        """The step loop hears of a request before the machine can ask it to run."""
+        match fact:
+            case TargetRequested() | PrefillRequested():
+                self._steps.announce(fact, attachment)
+            case RecipeFixed():
+                self._steps.fix_recipe(fact)
+            case RequestReleased(request=request, attempt=attempt):
+                self._steps.forget(request, attempt)
+            case _:
+                pass
+        self._driver.feed(fact)
+
+    def _peer_closed(self, peer: str, why: str) -> None:
+        """Of partners other than control, control tells what became of them."""
+        if peer == CONTROL:
+            self._driver.feed(ControlLost())
+
+    def _post(self, fact: StepsRan) -> None:
+        self._loop.call_soon_threadsafe(self._driver.feed, fact)
+
+    def _engine_failed(self, error: Exception) -> None:
+        """From the engine's thread. What it computed can no longer be trusted: a fresh process can."""
+        log.critical("the engine failed, this worker ends: %s", error, exc_info=error)
+        logging.shutdown()
+        os._exit(EXIT_ENGINE_FAILED)
+
+    def stop(self) -> None:
+        if not self.stopped.done():
+            self.stopped.set_result(0)
+
+    # ---- what goes out ------------------------------------------------------------------------
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(to=to, fact=fact):
+                if isinstance(fact, TargetRefused):
+                    self._steps.forget(fact.request, fact.attempt)
+                connection = self._connection(to)
+                if connection is not None:
+                    connection.send(Told(fact))
+            case RunSteps() | EndRun() | DropRequest() | PauseStream():
+                self._steps.perform(action)
+            case _:
+                raise ValueError(f"a worker asked for {action}")
+
+    def _connection(self, name: str) -> Connection | None:
+        """None for the dead. Control may name a partner before this process has read the supervisor's
+        packet with the socket to it: that one is looked for first."""
+        connection = self._peers.connection(name)
+        if connection is None and name != CONTROL:
+            self._link.drain()
+            connection = self._peers.connection(name)
+        return connection
+
+
+def _start(launch: WorkerLaunch, descriptors: list[int]) -> tuple[WorkerConfig, Engine, TokenTable]:
+    """Maps what the supervisor handed over and builds the engine on it. Raises as `build_engine` does."""
+    pool_descriptor, table_descriptor, *weight_descriptors = descriptors
+    pool = map_pool(pool_descriptor, launch.pool_pages * launch.model.page_bytes)
+    tokens = TokenTable(table_descriptor)
+    weights = {
+        name: map_read_only(descriptor)
+        for name, descriptor in zip(launch.weights, weight_descriptors, strict=True)
+    }
+    for descriptor in descriptors:
+        os.close(descriptor)
+    engine = build_engine(launch, weights)
+    rates = first_rates(engine)
+    engine.attach_pool(pool.memory, launch.pool_pages)
+    log.info(
+        "%s: %s %s, %.2f ms a prompt token, %.2f ms a step, huge pages: %s",
+        launch.worker,
+        launch.engine,
+        launch.format,
+        rates.prefill_ns_per_token / 1e6,
+        rates.decode_ns_per_step / 1e6,
+        pool.huge_pages,
+    )
+    return worker_config(launch, engine, rates), engine, tokens
+
+
+async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[int]) -> int:
+    assert isinstance(first, WorkerLaunch)
+    if first.core is not None:
+        os.sched_setaffinity(0, {first.core})
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        config, engine, tokens = _start(first, descriptors)
+    except (ModelError, ValueError, OSError, ImportError) as error:
+        send_packet(end, StartFailed(reason=f"{first.worker}: {error}"))
+        return 1
+    log_path = Path(first.log_folder) / f"{first.worker}.jsonl" if first.log_folder else None
+    worker = WorkerProcess(config, engine, tokens, end, log_path)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    # What was built so far stays: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    code = await worker.stopped
+    worker.close()
+    engine.close()
+    return code
+
+
+if __name__ == "__main__":
+    run_child(main)
