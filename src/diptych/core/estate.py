@@ -37,6 +37,8 @@ class Estate:
         """Workers that are alive by the host's word and have not joined this control plane yet."""
         self.rooms: dict[Incarnation, int] = {}
         """Pages granted to each joined worker over its life."""
+        self.mentioned: dict[Incarnation, None] = {}
+        """Workers that joined ones still have books with: who of them is dead shows when all have."""
         self.unowned: list[int] | None = None
         """Pages of nobody; None until the owners have stated theirs."""
         self.settling: dict[Incarnation, dict[Incarnation, None]] = {}
@@ -56,10 +58,7 @@ class Estate:
     def join(self, worker: Incarnation, room: int, peers: tuple[Incarnation, ...]) -> None:
         self.expected.pop(worker, None)
         self.rooms[worker] = room
-        alive = {**self.rooms, **self.expected}
-        for peer in peers:
-            if peer not in alive and peer not in self.settling:
-                self._settle_with_all(peer)
+        self.mentioned.update(dict.fromkeys(peers))
         for lost, waiting in self.settling.items():
             if room and worker not in self.owned:
                 waiting[worker] = None
@@ -106,6 +105,10 @@ class Estate:
     def _advance(self) -> None:
         if self.expected or not self.pool_pages:
             return
+        for peer in self.mentioned:
+            if peer not in self.rooms and peer not in self.settling:
+                self._settle_with_all(peer)
+        self.mentioned = {}
         if self.unowned is None and not self.settling:
             self._settle_with_all(NOBODY)
         if self.settling:
