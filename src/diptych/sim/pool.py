@@ -152,7 +152,7 @@ class Pool:
 
     def _sealed_by(self, sender: Incarnation, page: int) -> None:
         held = self.pages[page]
-        if held.owner != sender:
+        if held.owner != sender and not held.claims[sender]:
             raise Violation("offer of another's page", f"{sender} offers page {page} of {held.owner}")
         if held.filled != self.page_tokens:
             raise Violation("unsealed page offered", f"{sender} offers page {page}, {held.filled} filled")

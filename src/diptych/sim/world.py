@@ -9,7 +9,7 @@ import msgspec
 from diptych.core import actions, facts
 from diptych.core.config import WorkerConfig
 from diptych.core.control import ControlPlane
-from diptych.core.ids import CONTROL, Incarnation, RequestId
+from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
 from diptych.core.worker import Worker
 from diptych.sim import events
 from diptych.sim.door import Client, Door
@@ -63,6 +63,9 @@ class World:
         """Nothing is planned any more and every client has its end."""
         return not self.injector.waiting and not any(door.clients for door in self.doors.values())
 
+    def pool_of(self, worker: Incarnation) -> Pool:
+        return self.pools[self.plans[worker_name(worker)].host]
+
     # ---- messages -----------------------------------------------------------------------------------
 
     def at(self, at_ns: int, sender: str, receiver: str, event: Happening) -> None:
@@ -80,8 +83,8 @@ class World:
             receiver = to
             if sender.startswith(CONTROL):
                 payload = self._attach(fact)
-        for pool in self.pools.values():
-            pool.sent(sender, to, fact)
+        if sender in self.workers:
+            self.pool_of(sender).sent(sender, to, fact)
         arrival_ns = self.links.arrival_ns(self.driver.now_ns, sender, receiver)
         self.driver.at(arrival_ns, sender, receiver, fact, payload)
 
@@ -106,8 +109,7 @@ class World:
             return
         if isinstance(fact, facts.ControlJoined):
             self.connected[to] = self.generation
-        for pool in self.pools.values():
-            pool.delivered(sender, to, fact)
+        self.pool_of(to).delivered(sender, to, fact)
         assert payload is None or isinstance(payload, Payload)
         self.loops[to].told(fact, payload)
 
@@ -167,8 +169,7 @@ class World:
         seat.alive = False
         now_ns = self.driver.now_ns if seat.paused_ns is None else seat.paused_ns
         self.loops[worker].died(now_ns)
-        for pool in self.pools.values():
-            pool.died(worker)
+        self.pool_of(worker).died(worker)
         self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
         return True
 
