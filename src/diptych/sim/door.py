@@ -47,10 +47,6 @@ class Client:
         emitted = tuple(tuple(tokens) for tokens in self.tokens)
         return Payload(p.salt, p.prompt, p.lengths, p.tokens_max, emitted)
 
-    def finished_tokens(self) -> int:
-        outputs = zip(self.tokens, self.reasons, strict=True)
-        return sum(len(tokens) for tokens, reason in outputs if reason is not None)
-
     def starts(self, page_tokens: int) -> tuple[facts.SequenceStart, ...]:
         shared = (len(self.payload.prompt) - 1) // page_tokens
         result = []

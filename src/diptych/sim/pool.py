@@ -56,7 +56,8 @@ class Pool:
     def read(self, reader: Incarnation, page: int, filled: int, stamp: int) -> None:
         """`reader` reads the first `filled` slots and expects them to end in `stamp`."""
         held = self.pages[page]
-        if held.owner != reader and reader not in held.readers():
+        offered = any(offer[1] == reader for offer in held.offers)
+        if held.owner != reader and not offered and reader not in held.readers():
             raise Violation("read without a claim", f"{reader} reads page {page} of {held.owner}")
         if held.filled < filled or (held.filled == filled and held.stamp != stamp):
             raise Violation("stale page", f"{reader} expects {filled} slots of its own in page {page}")
