@@ -176,7 +176,7 @@ def test_a_stream_runs_to_its_end_and_leaves_its_pages_cached(table: Callable[..
     bench = table()
     decoding(bench)
     ended = only(bench.finish(emitted=5), facts.StreamEnded)
-    assert (ended.output_tokens, ended.reasons) == ((5,), ("stop_token",))
+    assert (ended.outputs, ended.reasons) == (((0, 5),), ("stop_token",))
     assert bench.home()
     assert bench.machine.pages().cached == (10 + 5 - 1) // 4
 

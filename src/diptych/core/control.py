@@ -201,7 +201,7 @@ class ControlPlane:
             request = Request(arrived, now_ns)
             request.starts = open_request.starts
             request.recipe = open_request.recipe
-            request.finished_tokens = open_request.finished_tokens
+            request.outputs = dict(open_request.finished)
             request.attempt = open_request.attempt or 0
             request.state = ADOPTING
             request.resumed = any(start.emitted for start in open_request.starts)

@@ -316,7 +316,7 @@ class Dispatch:
     def reject_unavailable(self, request: Request) -> None:
         message = "no worker could take the request in time"
         if request.streamed:
-            self.tell_ended(request, request.record(0, "failed"), message)
+            self.tell_ended(request, request.record("failed"), message)
         else:
             self._reject(request, "unavailable", message, retry_after_ns=SECOND_NS)
 

@@ -56,6 +56,10 @@ class SequenceStart(msgspec.Struct, frozen=True, array_like=True):
     """Of the full pages after the shared prompt pages, over prompt tail and emitted tokens."""
 
 
+Outputs = tuple[tuple[int, int], ...]
+"""(sequence index, output tokens) of finished sequences."""
+
+
 class ClientGone(Fact, frozen=True):
     request: RequestId
 
@@ -65,8 +69,8 @@ class StreamDrained(RequestFact, frozen=True):
 
     starts: tuple[SequenceStart, ...]
     """The sequences that have not finished."""
-    finished_tokens: int = 0
-    """Output tokens of those that have."""
+    finished: Outputs = ()
+    """Those that have, over all attempts."""
 
 
 class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -77,7 +81,7 @@ class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
     """The attempt that is streaming, if the door knows of one."""
     recipe: Recipe
     starts: tuple[SequenceStart, ...]
-    finished_tokens: int = 0
+    finished: Outputs = ()
 
 
 class DoorJoined(Fact, frozen=True):
@@ -221,7 +225,7 @@ class StreamPaused(RequestFact, frozen=True):
 
 class StreamEnded(RequestFact, frozen=True):
     worker: Incarnation
-    output_tokens: tuple[int, ...]
+    outputs: Outputs
     reasons: tuple[str, ...]
 
 

@@ -24,9 +24,9 @@ class Request:
     # fmt: off
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "border", "cached_tokens", "deadline_ns", "exact",
-        "expires_ns", "finished_tokens", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "pending",
-        "preemptions", "prefill_ns", "prefill_tokens", "queue_ns", "reasons", "recipe", "rerouted", "resumed",
-        "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
+        "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "outputs",
+        "pending", "preemptions", "prefill_ns", "prefill_tokens", "queue_ns", "reasons", "recipe", "rerouted",
+        "resumed", "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
     )
     # fmt: on
 
@@ -43,8 +43,8 @@ class Request:
         self.recipe: Recipe = ()
         self.exact = True
         self.resumed = False
-        self.finished_tokens = 0
-        """Output tokens of sequences that finished in earlier attempts."""
+        self.outputs: dict[int, int] = {}
+        """Output tokens of the sequences that have finished."""
         self.rerouted = False
         self.streamed = False
         """Some attempt has reached STREAMING: what happens now happens to a stream."""
@@ -93,7 +93,7 @@ class Request:
         if not self.resumed:
             self.cached_tokens = max(self.held_tokens, fact.cached_tokens)
 
-    def record(self, output_tokens: int, finish_reason: str) -> RequestRecord:
+    def record(self, finish_reason: str) -> RequestRecord:
         last = self.attempts[-1] if self.attempts else None
         sources = [attempt.source for attempt in self.attempts if attempt.source is not None]
         return RequestRecord(
@@ -103,7 +103,7 @@ class Request:
             split=self.split,
             prompt_tokens=self.arrived.prompt_tokens,
             cached_tokens=self.cached_tokens or 0,
-            output_tokens=self.finished_tokens + output_tokens,
+            output_tokens=sum(self.outputs.values()),
             recipe=self.recipe,
             queue_ns=self.queue_ns,
             prefill_ns=self.prefill_ns,

@@ -71,7 +71,7 @@ class Requests:
 
     def _refused(self, now_ns: int, request: Request, fact: TargetRefused) -> None:
         needed, limit = fact.needed_tokens, fact.limit_tokens
-        self._end(request, "failed", 0, f"needs KV for {needed} tokens, the pool has room for {limit}", limit)
+        self._end(request, "failed", f"needs KV for {needed} tokens, the pool has room for {limit}", limit)
 
     def _prefilled(self, now_ns: int, request: Request, fact: PrefillFinished) -> None:
         request.note_prefill(fact)
@@ -92,39 +92,38 @@ class Requests:
             self.dispatch.withdraw(request, "preempted", release=True)
             request.preemptions += 1
         request.starts = fact.starts
-        request.finished_tokens = fact.finished_tokens
+        request.outputs.update(fact.finished)
         request.resumed = True
         if not fact.starts:
-            self._end(request, "stop", 0, None)
+            self._end(request, "stop", None)
             return
         self.dispatch.enqueue(now_ns, request)
 
     def _finish(self, now_ns: int, request: Request, fact: StreamEnded) -> None:
         self.dispatch.withdraw(request, "finished", release=False)
-        self._close(request, sum(fact.output_tokens), fact.reasons[0] if fact.reasons else "stop", None)
+        request.outputs.update(fact.outputs)
+        self._close(request, fact.reasons[0] if fact.reasons else "stop", None)
 
     def _client_gone(self, now_ns: int, request: Request, fact: ClientGone) -> None:
-        self._end(request, "client_gone", 0, "client_gone")
+        self._end(request, "client_gone", "client_gone")
 
     def _deadline(self, now_ns: int, request: Request, fact: DeadlinePassed) -> None:
-        self._end(request, "deadline", 0, "deadline")
+        self._end(request, "deadline", "deadline")
 
     def _ignore(self, now_ns: int, request: Request | None, fact: Fact) -> None:
         """Late, repeated or foreign: it changes nothing."""
 
-    def _end(
-        self, request: Request, reason: str, output_tokens: int, failure: str | None, limit: int | None = None
-    ) -> None:
+    def _end(self, request: Request, reason: str, failure: str | None, limit: int | None = None) -> None:
         """Ends a request that did not end by itself: whatever it holds anywhere is let go."""
         self.dispatch.withdraw(request, "released", release=True)
         if reason == "failed" and not request.streamed and limit is not None:
             self.dispatch.reject_too_long(request, failure or "", limit)
             self._forget(request)
             return
-        self._close(request, output_tokens, reason, failure)
+        self._close(request, reason, failure)
 
-    def _close(self, request: Request, output_tokens: int, reason: str, failure: str | None) -> None:
-        record = request.record(output_tokens, reason)
+    def _close(self, request: Request, reason: str, failure: str | None) -> None:
+        record = request.record(reason)
         self.records[record.request] = record
         while len(self.records) > self.config.records_max:
             del self.records[next(iter(self.records))]
@@ -148,7 +147,7 @@ class Requests:
         self.dispatch.withdraw(request, "target lost", release=True)
         request.losses += 1
         if request.losses >= self.config.losses_max:
-            self._close(request, 0, "failed", f"{request.losses} workers died under this request")
+            self._close(request, "failed", f"{request.losses} workers died under this request")
             return
         self.drain(request)
 
@@ -170,7 +169,7 @@ class Requests:
     def door_lost(self, door: str) -> None:
         for request in list(self.open.values()):
             if request.arrived.door == door:
-                self._end(request, "door_lost", 0, "door_lost")
+                self._end(request, "door_lost", "door_lost")
 
     # ---- time -------------------------------------------------------------------------------------
 

@@ -97,7 +97,8 @@ class Target:
         self.early_offers: list[tuple[Incarnation, int, Pages]] = []
         self.started = False
         self.sequences = [Sequence(start, ask.prompt_tokens) for start in ask.starts]
-        self.outcomes: list[tuple[int, str]] = []
+        self.outcomes: list[tuple[int, int, str]] = []
+        """(sequence, output tokens, reason) of those that finished."""
 
     @property
     def key(self) -> Key:

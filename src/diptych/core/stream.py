@@ -179,7 +179,7 @@ class Streams:
         """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
         sequence = next(s for s in task.sequences if s.index == finish.sequence)
         sequence.done, sequence.decoding = True, False
-        task.outcomes.append((finish.emitted, finish.reason))
+        task.outcomes.append((finish.sequence, finish.emitted, finish.reason))
         if task.state is CLOSING:
             return
         self._seal_sequence(task, sequence, finish)

@@ -291,8 +291,8 @@ class Targets:
                     request=request,
                     attempt=attempt,
                     worker=self.config.worker,
-                    output_tokens=tuple(tokens for tokens, _ in task.outcomes),
-                    reasons=tuple(reason for _, reason in task.outcomes),
+                    outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
+                    reasons=tuple(reason for _, _, reason in task.outcomes),
                 ),
             )
 

@@ -47,6 +47,13 @@ class Client:
         emitted = tuple(tuple(tokens) for tokens in self.tokens)
         return Payload(p.salt, p.prompt, p.lengths, p.tokens_max, emitted)
 
+    def finished(self) -> facts.Outputs:
+        return tuple(
+            (index, len(tokens))
+            for index, tokens in enumerate(self.tokens)
+            if self.reasons[index] is not None
+        )
+
     def starts(self, page_tokens: int) -> tuple[facts.SequenceStart, ...]:
         shared = (len(self.payload.prompt) - 1) // page_tokens
         result = []
@@ -56,9 +63,6 @@ class Client:
                 hashes = page_hashes(self.payload.salt, known, page_tokens)[shared:]
                 result.append(facts.SequenceStart(index, len(tokens), hashes))
         return tuple(result)
-
-    def finished_tokens(self) -> int:
-        return sum(len(tokens) for index, tokens in enumerate(self.tokens) if self.reasons[index] is not None)
 
 
 class Door:
@@ -206,7 +210,7 @@ class Door:
             return
         starts = client.starts(self.page_tokens)
         fact = facts.StreamDrained(
-            request=request, attempt=attempt, starts=starts, finished_tokens=client.finished_tokens()
+            request=request, attempt=attempt, starts=starts, finished=client.finished()
         )
         self.outside.send(self.name, CONTROL, fact, client.payload_now())
 
@@ -218,9 +222,7 @@ class Door:
         for client in self.clients.values():
             starts = client.starts(self.page_tokens)
             opens.append(
-                facts.OpenRequest(
-                    client.arrived, client.attempt, client.recipe, starts, client.finished_tokens()
-                )
+                facts.OpenRequest(client.arrived, client.attempt, client.recipe, starts, client.finished())
             )
         payloads = {name: client.payload_now() for name, client in self.clients.items()}
         self.outside.send(self.name, CONTROL, facts.DoorJoined(door=self.name, open=tuple(opens)), payloads)

@@ -18,6 +18,7 @@ from diptych.api.generation import (
 )
 from diptych.core.facts import (
     OpenRequest,
+    Outputs,
     RequestArrived,
     RequestRouted,
     SequenceStart,
@@ -101,8 +102,10 @@ class Stream:
         return sum(len(log.tokens) for log in self.logs)
 
     @property
-    def finished_tokens(self) -> int:
-        return sum(len(log.tokens) for log in self.logs if log.finish is not None)
+    def finished_outputs(self) -> Outputs:
+        return tuple(
+            (index, len(log.tokens)) for index, log in enumerate(self.logs) if log.finish is not None
+        )
 
     def route(self, routed: RequestRouted) -> None:
         """Control chose an attempt's workers; an old one (a late message) is dropped."""
@@ -140,7 +143,7 @@ class Stream:
             request=self.arrived.request,
             attempt=attempt,
             starts=self.starts(),
-            finished_tokens=self.finished_tokens,
+            finished=self.finished_outputs,
         )
 
     def starts(self) -> tuple[SequenceStart, ...]:
@@ -153,7 +156,7 @@ class Stream:
     def open_request(self) -> OpenRequest:
         """For a new control plane, which was told nothing yet."""
         self.stated = None
-        return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts(), self.finished_tokens)
+        return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts(), self.finished_outputs)
 
     def payload(self) -> bytes:
         """The attachment of everything control is told of this request."""
