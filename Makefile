@@ -1,0 +1,90 @@
+# Everything a newcomer and CI call. Needs Linux, Python 3.11 or newer (with its headers), g++ and make;
+# nothing has to be activated, and nothing is written outside this folder but the model cache.
+#
+#   .venv       what serving needs, installed from a wheel as any user would
+#   .venv-dev   an editable install with the tests' packages, for test, lint, traces, bench-* and sim
+
+PORT ?= 8000
+ARGS ?=
+SEEDS ?= 200
+TORCH ?= torch==2.13.0 transformers
+TORCH_REQUIRED ?=
+
+# The first interpreter that can make a virtual environment and compile an extension.
+USABLE = import os, sys, sysconfig, venv, ensurepip; \
+	headers = os.path.join(sysconfig.get_path("include"), "Python.h"); \
+	sys.exit(sys.version_info < (3, 11) or not os.path.exists(headers))
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+
+SERVE = .venv/bin
+DEV = .venv-dev/bin
+NATIVE := pyproject.toml CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.hpp')
+SOURCES := $(NATIVE) $(shell find src -name '*.py' -o -name '*.pyi')
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve develop test lint format traces sim clean
+
+define need_tools
+@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
+	"python3-venv and python3-dev, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+@command -v $${CXX:-g++} >/dev/null || { echo "No C++ compiler was found: install g++" >&2; exit 1; }
+endef
+
+help: ## this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+install: .venv/.installed ## .venv with all that serving needs (neither torch nor transformers)
+
+serve: .venv/.installed ## install if needed, serve on PORT, print a first answer (ARGS: more options)
+	@exec $(SERVE)/diptych serve --port $(PORT) --first-answer $(ARGS)
+
+develop: .venv-dev/.built ## .venv-dev with an editable install, tests and linters
+	@echo "source .venv-dev/bin/activate"
+
+test: .venv-dev/.built ## lint, then all tests (ARGS: options for pytest)
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	$(DEV)/pytest $(ARGS) || status=1; exit $$status
+
+lint: .venv-dev/.built ## ruff (rules and format), mypy strict
+	$(DEV)/ruff check .
+	$(DEV)/ruff format --check .
+	$(DEV)/mypy
+
+format: .venv-dev/.built ## let ruff fix and format
+	$(DEV)/ruff check --fix .
+	$(DEV)/ruff format .
+
+traces: .venv-dev/.built ## rewrite tests/traces/*.txt; read the diff before you commit it
+	$(DEV)/python -m diptych.sim.script tests/traces
+
+sim: .venv-dev/.built ## SEEDS random fleets with faults, all checkers on
+	$(DEV)/python -m diptych.sim --seeds $(SEEDS) $(ARGS)
+
+# A file bench/x.py is run by `make bench-x ARGS="--json x.json"`.
+bench-%: bench/%.py .venv-dev/.built
+	$(DEV)/python $< $(ARGS)
+
+clean: ## remove both environments, builds and caches
+	rm -rf .venv .venv-dev build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: $(SOURCES)
+	$(need_tools)
+	@echo "Installing into .venv; the native kernels are compiled, which takes a minute or two"
+	@test -x $(SERVE)/python || $(PYTHON) -m venv .venv
+	@$(SERVE)/python -m pip install --quiet .
+	@touch $@
+
+# Python sources are read where they lie, so only native ones ask for another build.
+.venv-dev/.built: $(NATIVE)
+	$(need_tools)
+	@echo "Building .venv-dev"
+	@test -x $(DEV)/python || $(PYTHON) -m venv .venv-dev
+	@$(DEV)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		> .venv-dev/build-requires.txt
+	@$(DEV)/python -m pip install --quiet -r .venv-dev/build-requires.txt
+	@$(DEV)/python -m pip install --quiet --no-build-isolation -C build-dir=build/dev -e '.[test]'
+	@test -z "$(TORCH)" || $(DEV)/python -m pip install --quiet $(TORCH) \
+		|| { echo "$(TORCH) cannot be installed here: tests that need it are skipped"; test -z "$(TORCH_REQUIRED)"; }
+	@touch $@
