@@ -7,6 +7,7 @@ from api_fakes import CONTEXT, MODEL, ByteText, Client, FakeBackend, call, chat,
 
 from diptych.api.app import App
 from diptych.api.delivery import DeliveryLimits
+from diptych.api.generation import GenerationRefused
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -45,6 +46,15 @@ def test_status_and_trace() -> None:
     assert call(app, "GET", "/diptych/trace/req-known").json["split"] == 496
     reply = call(app, "GET", "/diptych/trace/req-other")
     assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
+
+
+def test_a_fleet_that_cannot_say_its_status() -> None:
+    class Lost(FakeBackend):
+        async def status(self) -> dict[str, object]:
+            raise GenerationRefused("unavailable", "control is starting again")
+
+    reply = call(make_app(Lost()), "GET", "/diptych/status")
+    assert (reply.status, reply.json["error"]["message"]) == (503, "control is starting again")
 
 
 def test_unknown_routes_and_methods() -> None:

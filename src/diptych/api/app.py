@@ -26,8 +26,8 @@ from diptych.api.asgi import (
 )
 from diptych.api.auth import authenticate
 from diptych.api.delivery import DeliveryLimits, Interruption, deliver
-from diptych.api.errors import ApiError, ErrorKind
-from diptych.api.generation import Backend
+from diptych.api.errors import ApiError, ErrorKind, from_refusal
+from diptych.api.generation import Backend, GenerationRefused
 from diptych.api.metrics import Metrics, RequestTimer
 from diptych.api.routes import Dialect, Route, dialect_of, find_route
 from diptych.api.service import Call, Service
@@ -119,6 +119,9 @@ class App:
             return await route.handler(call, route.argument)
         except ApiError as error:
             return error_answer(error, dialect)
+        except GenerationRefused as refusal:
+            # Status and trace ask the fleet too, which may have nobody to answer.
+            return error_answer(from_refusal(refusal, ready=self._service.backend.ready()), dialect)
         except Exception:
             _LOG.exception("Request %s failed", call.http.request_id)
             return error_answer(ApiError(ErrorKind.FAILED, "Internal server error."), dialect)
