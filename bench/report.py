@@ -134,23 +134,29 @@ def _print(
         f"[bold]{bench}[/] on {here['cpu']} ({here['cores']} cores; {sets}; load {here['load_1min']})"
     )
     console.print(", ".join(f"{name} {version}" for name, version in found.items()), style="dim")
-    table = Table("figure", "value", "unit", "against", "ratio", "must", "goal")
-    for row in rows:
-        style = "red" if row.missed else None
-        ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-        table.add_row(
-            *(
-                row.name,
-                f"{row.value:.4g}",
-                row.unit,
-                row.against or "",
-                ratio,
-                row.must or "",
-                row.goal or "",
-            ),
-            style=style,
-        )
+    common = {row.against for row in rows}
+    cells = [_cells(row) for row in rows]
+    if len(common) == 1 and None not in common:
+        console.print(f"against {common.pop()}", style="dim")
+        cells = [row | {"against": ""} for row in cells]
+    used = [name for name in _cells(Row(name="", value=0.0, unit="")) if any(row[name] for row in cells)]
+    table = Table(*used)
+    for row, shown in zip(rows, cells, strict=True):
+        table.add_row(*(shown[name] for name in used), style="red" if row.missed else None)
     console.print(table)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """What the table shows of a row, by column."""
+    return {
+        "figure": row.name,
+        "value": f"{row.value:.4g}",
+        "unit": row.unit,
+        "against": row.against or "",
+        "ratio": "" if row.ratio is None else f"{row.ratio:.3g}",
+        "must": row.must or "",
+        "goal": row.goal or "",
+    }
 
 
 def _read(path: str) -> str:
