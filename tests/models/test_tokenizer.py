@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,26 @@ def test_pre_tokenizers_cut_where_the_model_was_trained_to(pre: str, text: str, 
 
     spans = [span for _, span in pre_tokenizer(pre).pre_tokenize_str(text)]
     assert [text[start:end] for start, end in spans] == pieces
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2"])
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_round_trip_under_every_pre_tokenizer(tiny: Any, pre: str, text: str) -> None:
+    if pre not in _CACHE:
+        _CACHE[pre] = tokenizer_from_gguf(tiny_metadata(tiny, **{"tokenizer.ggml.pre": pre}), pre)
+    # Qwen composes characters, so that is what comes back.
+    expected = unicodedata.normalize("NFC", text) if pre == "qwen2" else text
+    assert _CACHE[pre].decode(_CACHE[pre].encode(text)) == expected
+
+
+def test_llama_takes_a_known_word_whole(tiny: Any) -> None:
+    """`hello` is in the vocabulary, and here no merge reaches it."""
+    unreachable = {"tokenizer.ggml.merges": ["h e"]}
+    word = tiny.tokens.index("hello")
+    for pre, whole in (("llama-bpe", True), ("gpt-2", False)):
+        metadata = tiny_metadata(tiny, **unreachable, **{"tokenizer.ggml.pre": pre})
+        assert (tokenizer_from_gguf(metadata, pre).encode("hello") == [word]) is whole
 
 
 def trained(folder: Path) -> tokenizers.Tokenizer:
