@@ -39,10 +39,10 @@ def test_status_as_json_is_the_document(url: str, capsys: Output) -> None:
 
 
 def test_status_for_people(url: str, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["status", "--url", url]) == 0
     shown = capsys.readouterr().out
-    for word in ("prefill-0", "native", "int8", "4242", "ready", "100", "2 decoding", "1 queued"):
+    for word in ("prefill-0", "native:int8", "cached", "4242", "ready", "100", "2 decoding", "1 queued"):
         assert word in shown
 
 

@@ -29,6 +29,9 @@ class LoadedText:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        # The table of token bytes is built on first use; the first client must not wait for that.
+        tokenizer.token_bytes(tokenizer.vocabulary - 1)
+        _ = tokenizer.bytes_table
 
     @property
     def vocabulary_size(self) -> int:

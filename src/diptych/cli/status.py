@@ -46,14 +46,16 @@ def _show(document: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("worker", "role", "engine", "format", "pid", "state", "epoch")
-    for name in ("free", "held", "cached", "total"):
-        table.add_column(f"pages {name}", justify="right")
+    # Narrow enough for 80 columns.
+    table = Table("worker", "role", "engine", "pid", "state", "epoch", box=None, padding=(0, 1, 0, 0))
+    for name in ("free", "held", "cached", "pages"):
+        table.add_column(name, justify="right")
     for worker in document.get("workers", []):
         pages = worker.get("pages", {})
         state = str(worker.get("state"))
         colour = "green" if state == "ready" else "yellow"
-        cells = [escape(str(worker.get(name))) for name in ("name", "role", "engine", "format", "pid")]
+        engine = f"{worker.get('engine')}:{worker.get('format')}"
+        cells = [escape(str(each)) for each in (worker["name"], worker["role"], engine, worker.get("pid"))]
         cells += [f"[{colour}]{escape(state)}[/]", escape(str(worker.get("epoch")))]
         cells += [str(pages.get(name)) for name in ("free", "held", "cached", "total")]
         table.add_row(*cells)
