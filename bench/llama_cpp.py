@@ -136,7 +136,7 @@ def build(isa: str, console: Console) -> LlamaCpp:
     _fetch_sources(console)
     configure = ["cmake", "-S", str(folder() / "source"), "-B", str(folder() / isa), "-G", "Ninja", *_FLAGS]
     with console.status("Configuring"):
-        _run([*configure, *set_flags(isa)])
+        output_of([*configure, *set_flags(isa)])
     _compile(folder() / isa, console)
     return built
 
@@ -148,31 +148,15 @@ def _fetch_sources(console: Console) -> None:
     folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder(), prefix=".fetch-") as work:
         with console.status(f"Downloading llama-cpp-python {PACKAGE_VERSION} (77 MB)"):
-            _run(
-                [
-                    *(sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"),
-                    *(
-                        "--no-binary",
-                        "llama-cpp-python",
-                        "--dest",
-                        work,
-                        f"llama-cpp-python=={PACKAGE_VERSION}",
-                    ),
-                ]
-            )
+            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+            pip += ["--no-binary", "llama-cpp-python", "--dest", work]
+            output_of([*pip, f"llama-cpp-python=={PACKAGE_VERSION}"])
         (archive,) = Path(work).glob("llama_cpp_python-*.tar.gz")
         with console.status("Unpacking"), tarfile.open(archive) as tar:
             members = [one for one in tar if "/vendor/llama.cpp/" in one.name]
             tar.extractall(work, members, filter="data")
         (unpacked,) = Path(work).glob("llama_cpp_python-*/vendor/llama.cpp")
         unpacked.rename(target)
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        words = (result.stderr or result.stdout).strip().splitlines()
-        raise RuntimeError(f"{' '.join(command[:4])} ... failed: {words[-1] if words else 'no output'}")
 
 
 def _compile(where: Path, console: Console) -> None:
@@ -207,10 +191,9 @@ def model_file(format: str, source: Path, built: LlamaCpp, console: Console) -> 
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part")
+    tool = str(built.binaries / "llama-quantize")
     with console.status(f"Quantising {source.stem} to {kind}"):
-        _run(
-            [str(built.binaries / "llama-quantize"), "--allow-requantize", str(source), str(part), kind, "1"]
-        )
+        output_of([tool, "--allow-requantize", str(source), str(part), kind, "1"])
     part.replace(target)
     return target
 

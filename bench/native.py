@@ -21,8 +21,9 @@ import msgspec
 from rich.console import Console
 
 import llama_cpp
+from diptych.engine.native import _kernels
 from diptych.models.embedded import fetch_embedded
-from prioritised import pin, popen
+from prioritised import pin, take_priority
 from report import Row, argument_parser, best_and_median, finish
 
 CONTEXT = 512
@@ -61,15 +62,14 @@ class Native:
 
 
 @contextmanager
-def native_side(model: Path) -> Iterator[tuple[Native, bool]]:
-    """A child with the native engine, and whether it runs at raised priority."""
-    child, raised = popen(
-        [sys.executable, str(Path(__file__).with_name("native_side.py")), str(model)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+def native_side(model: Path) -> Iterator[Native]:
+    """A child with the native engine."""
+    program = str(Path(__file__).with_name("native_side.py"))
+    child = subprocess.Popen(
+        [sys.executable, program, str(model)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
-        yield Native(child), raised
+        yield Native(child)
     finally:
         child.kill()
         child.wait()
@@ -172,30 +172,31 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console()
     source = fetch_embedded()
+    isa = _kernels.default_variant()
+    # Before the priority is raised: a build must not starve its neighbours.
+    builds = builds_for(isa, console)
+    quantiser = next(iter(builds.values()))
+    models = {one: llama_cpp.model_file(one, source, quantiser, console) for one in arguments.formats}
+    priority = take_priority()
     core = pin()
+    console.print(f"native kernels: {isa}; 1 thread on core {core}, {priority}")
+    console.print(f"against {llama_cpp.TITLE}")
     rows: list[Row] = []
-    with native_side(source) as (native, raised):
-        builds = builds_for(native.isa, console)
-        quantiser = next(iter(builds.values()))
-        models = {one: llama_cpp.model_file(one, source, quantiser, console) for one in arguments.formats}
-        priority = "raised" if raised else "usual (raising it needs root)"
-        console.print(f"native kernels: {native.isa}; 1 thread on core {core}, priority {priority}")
-        console.print(f"against {llama_cpp.TITLE}")
+    with native_side(source) as native:
+        assert native.isa == isa
         for format, model in models.items():
             for figure in figures(format, native, builds, model):
                 with console.status(f"{figure.name}, {arguments.rounds} rounds in turns"):
                     rows += measure(figure, arguments.rounds)
-        extra: dict[str, Any] = {
-            "settings": {
-                "isa": native.isa,
-                "threads": 1,
-                "core": core,
-                "priority": priority,
-                "rounds": arguments.rounds,
-                "llama_cpp": {words: llama_cpp.settings(built.isa) for words, built in builds.items()},
-            }
-        }
-    return finish("native", rows, arguments.json, extra=extra, console=console)
+    settings: dict[str, Any] = {
+        "isa": isa,
+        "threads": 1,
+        "core": core,
+        "priority": priority,
+        "rounds": arguments.rounds,
+        "llama_cpp": {words: llama_cpp.settings(built.isa) for words, built in builds.items()},
+    }
+    return finish("native", rows, arguments.json, extra={"settings": settings}, console=console)
 
 
 if __name__ == "__main__":

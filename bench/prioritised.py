@@ -1,59 +1,56 @@
-"""Child processes that are timed on a shared machine: one core, and ahead of their neighbours if allowed.
+"""Timing on a shared machine: ahead of the neighbours where that is permitted, and on one core.
 
-`nice` does not help between sessions: Linux schedules autogroups (one a session, sched(7)) against each
-other first. A timed child therefore gets a session of its own, whose autogroup is raised. That needs
-root; without it the child runs at the usual priority, and the benchmark says so.
+`nice` does not help between sessions: Linux weighs autogroups (one a session, sched(7)) against each
+other first. So a benchmark goes into a session of its own and raises that session's autogroup, which
+needs root; what it starts inherits both. Without root it runs at the usual priority and says so.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 AUTOGROUP_NICE = -15
 
 
-def pin(core: int | None = None) -> int:
-    """Binds this process, and the children it starts from now on, to `core` (default: the last one that
-    it may use); returns the core."""
-    allowed = sorted(os.sched_getaffinity(0))
-    chosen = allowed[-1] if core is None else core
-    os.sched_setaffinity(0, {chosen})
-    return chosen
+def take_priority() -> str:
+    """Goes on in a child with a raised session of its own, and returns words for the report.
 
-
-def raise_priority(pid: int) -> bool:
-    """Raises the autogroup of `pid`, which must have a session of its own. False where not permitted."""
+    The calling process only waits, hands signals on and exits with the child's status. To be called
+    before anything else is started."""
+    child = os.fork()
+    if child:
+        _stand_by(child)
+    os.setsid()
     try:
-        Path(f"/proc/{pid}/autogroup").write_text(str(AUTOGROUP_NICE), encoding="ascii")
+        Path("/proc/self/autogroup").write_text(str(AUTOGROUP_NICE), encoding="ascii")
     except OSError:
-        return False
-    return True
+        return "usual priority (raising it needs root)"
+    return f"autogroup at nice {AUTOGROUP_NICE}"
 
 
-def popen(command: Sequence[str], **options: Any) -> tuple[subprocess.Popen[str], bool]:
-    """Starts `command` in a session of its own; also whether its priority could be raised."""
-    child = subprocess.Popen(command, text=True, start_new_session=True, **options)
-    return child, raise_priority(child.pid)
+def _stand_by(child: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(child, received))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def pin() -> int:
+    """Binds this process, and the children it starts from now on, to the last core that it may use."""
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
 
 
 def output_of(command: Sequence[str]) -> str:
-    """Standard output of `command`, run as a timed child.
-
-    Raises `RuntimeError` with its last words where it fails."""
-    child, _ = popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        output, errors = child.communicate()
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
-    if child.returncode != 0:
-        words = (errors or output).strip().splitlines()
-        raise RuntimeError(
-            f"{command[0]} ended with {child.returncode}: {words[-1] if words else 'no output'}"
-        )
-    return output
+    """Standard output of `command`. Raises `RuntimeError` with its last words where it fails."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        words = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
+        raise RuntimeError(f"{Path(command[0]).name} ended with {result.returncode}: {words[-1]}")
+    return result.stdout
