@@ -224,3 +224,50 @@ def test_without_the_context_it_computes_from_the_start(table: Callable[..., Any
     bench.prefill(held=8, split=16)
     bench.say(facts.ContextLent(request="r", attempt=1, sender=D, first_page=0, pages=()))
     assert [(span.first, span.count) for span in bench.run.prompts] == [(0, 8)]
+
+
+def sub_lent(bench: Any) -> tuple[int, ...]:
+    """It claims two pages of another worker and lends them on to a target."""
+    bench.ask("c", tokens=10)
+    bench.fix("c", split=8, source=D)
+    claim = facts.PagesOffered(request="c", attempt=1, sender="owner@1", first_page=0, pages=(90, 91))
+    only(bench.say(claim), facts.OfferAnswered)
+    bench.release("c")
+    while bench.run is not None:
+        bench.ran()
+    offer = only(bench.prefill("c", attempt=2, split=8), facts.PagesOffered)
+    assert offer.pages == (90, 91)
+    answered(bench, offer)
+    return offer.pages
+
+
+def test_what_was_lent_on_goes_back_to_its_owner_and_is_never_free_here(table: Callable[..., Any]) -> None:
+    bench = table(P, pages=16)
+    pages = sub_lent(bench)
+    bench.prefill("big", split=64)
+    while bench.run is not None:
+        assert not set(pages) & {page for part in bench.run.tables for page in part.pages}
+        told = bench.ran()
+        end(bench)
+    bench.release("big")
+    end(bench)
+    told = bench.say(facts.ClaimReleased(sender=D, pages=pages))
+    bench.prefill("bigger", split=64)
+    assert not {page for first, n in bench.machine.ledger.owned() for page in range(first, first + n)} & set(
+        pages
+    )
+    assert not any(set(fact.pages) & set(pages) for fact in told if isinstance(fact, facts.PagesGiven))
+
+
+def test_pages_lent_to_the_dead_stay_as_they_are_until_the_settlement(table: Callable[..., Any]) -> None:
+    """The dead may have lent them on, and that reader reads on."""
+    bench = table(P)
+    bench.prefill(split=8)
+    offer = only(bench.ran(), facts.PagesOffered)
+    answered(bench, offer)
+    bench.say(facts.PeerLost(worker=D))
+    assert bench.machine.ledger.tree.lent_pages == 2
+    lent = (("reader@1", ((min(offer.pages), 2),)),)
+    bench.say(facts.EstateSettled(lost=D, inherited=(), lent=lent, deposits=((100, 2),)))
+    assert bench.machine.ledger.tree.lent_to("reader@1") != ()
+    assert bench.machine.ledger.tree.lent_to(D) == ()

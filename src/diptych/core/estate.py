@@ -4,8 +4,9 @@ Between those the workers trade pages among themselves and control is not asked.
 every survivor says what it owns and what it had claimed of the dead one, and stops trading until the
 estate is settled:
 
-* a page that survivors claim goes to the first of them, the others claim from that heir now, and what
-  they had paid for it goes to the heir as well;
+* a page that survivors claim goes to the first of them (or is still its owner's, where the dead worker
+  had lent on what it claimed), the others claim from that heir now, and what they had paid for it goes
+  to the heir as well;
 * whoever had lent to the dead worker or was owed by it is made whole;
 * the rest of what nobody owns is granted to workers that have less than their share.
 """
@@ -134,12 +135,15 @@ class Estate:
         self.settling, self.owned, self.claims, self.short = {}, {}, {}, {}
 
     def _name_heirs(self) -> dict[int, Incarnation]:
+        """Whom each page that was claimed of a dead worker belongs to now: its owner, where the dead had
+        only lent on what it claimed itself, and the first claimant otherwise."""
+        owners = {page: worker for worker, pages in self.owned.items() for page in pages}
         heirs: dict[int, Incarnation] = {}
         for claims in self.claims.values():
             for worker in sorted(claims):
                 if worker in self.rooms:
                     for page in claims[worker]:
-                        heirs.setdefault(page, worker)
+                        heirs.setdefault(page, owners.get(page, worker))
         return heirs
 
     def _settled(
@@ -151,9 +155,8 @@ class Estate:
     ) -> EstateSettled:
         mine = claims.get(worker, [])
         inherited = [page for page in mine if heirs[page] == worker]
-        own = set(inherited)
         lent = {
-            other: [page for page in pages if page in own]
+            other: [page for page in pages if heirs[page] == worker]
             for other, pages in claims.items()
             if other != worker and other in self.rooms
         }

@@ -26,7 +26,7 @@ from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
 from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
-from diptych.core.prefix import Node, PrefixTree
+from diptych.core.prefix import Freed, Node, PrefixTree
 
 
 class PageCounts(msgspec.Struct, frozen=True):
@@ -125,8 +125,18 @@ class Ledger:
     def unpin(self, leaf: Node) -> None:
         freed = self.tree.unpin(leaf)
         if freed or self.debts:
-            self.free.extend(freed)
+            self._left(freed)
             self.settle()
+
+    def _left(self, freed: list[Freed]) -> None:
+        """Pages left the tree. What a dead worker owned of them is for the settlement to say."""
+        for owner, pages in freed:
+            if owner is None:
+                self.free.extend(pages)
+            elif owner in self.frozen:
+                self.owed[owner] = self.owed.get(owner, 0) + len(pages)
+            else:
+                self.release_claim(owner, tuple(pages))
 
     def seal(
         self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
@@ -180,7 +190,7 @@ class Ledger:
         self.settle()
 
     def claim_ended(self, claimant: Incarnation, pages: Pages) -> None:
-        self.free.extend(self.tree.take_back(claimant, pages))
+        self._left(self.tree.take_back(claimant, pages))
         self.debts[claimant] = self.debts.get(claimant, 0) + len(pages)
         self.settle()
 
@@ -216,38 +226,49 @@ class Ledger:
     def freeze(self, lost: Incarnation) -> tuple[Extents, Extents, int]:
         """Stops every change of hands and closes the books with the lost worker.
 
-        Its claims on us end; what we owe it we owe to its estate, which control keeps; what was on its
-        way to it belongs to the estate. Returns what we own, what we claim of its pages and how many
+        What we owe it we owe to its estate, which control keeps; what was on its way to it belongs to
+        the estate. Its claims on us end with the settlement: it may have lent on what it claimed, and
+        those readers become ours then. Returns what we own, what we claim of its pages and how many
         deposits it had still to pay back.
         """
         self.frozen[lost] = None
         short = 0
         if lost:
             self.lost[lost] = None
-            back = self.tree.lent_to(lost)
-            self.free.extend(self.tree.take_back(lost, back))
-            debt = self.debts.pop(lost, 0) + len(back)
+            debt = self.debts.pop(lost, 0)
             if debt:
                 self.debts[CONTROL] = self.debts.get(CONTROL, 0) + debt
             self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != lost}
             self._held_back = deque(send for send in self._held_back if send.to != lost)
-            short = self.owed.pop(lost, 0)
+            short = self.owed.get(lost, 0)
         return self.owned(), to_extents(self.tree.foreign(lost)), short
 
     def thaw(self, settled: EstateSettled) -> None:
         """Claims on the lost worker become our pages, or claims on the heir; hands may change again."""
-        self.tree.change_owner(from_extents(settled.inherited), None)
+        self.owed.pop(settled.lost, None)
+        self.free.extend(self._inherit(from_extents(settled.inherited), None))
         for claimant, extents in settled.lent:
             for page in from_extents(extents):
                 self.tree.lend(claimant, (page,))
         for heir, extents in settled.moved:
-            self.tree.change_owner(from_extents(extents), heir)
+            released = self._inherit(from_extents(extents), heir)
+            if released:
+                self.release_claim(heir, tuple(released))
         self.free.extend(from_extents(settled.deposits))
+        back = self.tree.lent_to(settled.lost) if settled.lost in self.lost else ()
+        if back:
+            self._left(self.tree.take_back(settled.lost, back))
+            self.debts[CONTROL] = self.debts.get(CONTROL, 0) + len(back)
         self.frozen.pop(settled.lost, None)
         if not self.frozen:
             while self._held_back:
                 self.outbox.append(self._held_back.popleft())
         self.settle()
+
+    def _inherit(self, pages: list[int], heir: Incarnation | None) -> list[int]:
+        """Claimed pages change their owner; returns those that left the tree since they were stated."""
+        self.tree.change_owner([page for page in pages if page in self.tree.node_at], heir)
+        return [page for page in pages if page not in self.tree.node_at]
 
     def control_lost(self) -> None:
         """Estates that the old control was settling start afresh with the next one; what was on its

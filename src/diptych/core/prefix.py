@@ -22,6 +22,9 @@ from diptych.core.errors import BrokenInvariant
 from diptych.core.ids import Incarnation, PageHash
 from diptych.core.recipe import Recipe, numerics_at, run_end
 
+Freed = tuple[Incarnation | None, list[int]]
+"""Pages that left the tree and whose they are: None for our own, which are free now."""
+
 
 class Node:
     __slots__ = ("children", "detached", "hashes", "lent", "numerics", "owner", "pages", "parent", "pins")
@@ -139,16 +142,16 @@ class PrefixTree:
             self._wake(node)
             self.pinned_pages += len(node.pages)
 
-    def unpin(self, leaf: Node) -> list[int]:
-        """Ends one use of a path. Returns the pages that nobody can find any more: they are free now."""
-        freed: list[int] = []
+    def unpin(self, leaf: Node) -> list[Freed]:
+        """Ends one use of a path. Returns the pages that nobody can find any more."""
+        freed: list[Freed] = []
         node: Node = leaf
         while node.parent is not None:
             node.pins -= 1
             if node.pins == 0 and not node.lent:
                 self.pinned_pages -= len(node.pages)
                 if node.detached:
-                    freed += self._forget(node)
+                    freed.append(self._forget(node))
                 else:
                     self._rest(node)
             node = node.parent
@@ -166,10 +169,10 @@ class PrefixTree:
         if node.owner is not None:
             self.idle_foreign_pages -= len(node.pages)
 
-    def _forget(self, node: Node) -> list[int]:
+    def _forget(self, node: Node) -> Freed:
         for page in node.pages:
             del self.node_at[page]
-        return node.pages
+        return node.owner, node.pages
 
     def extend(
         self,
@@ -246,7 +249,7 @@ class PrefixTree:
 
     # ---- letting go -------------------------------------------------------------------------------
 
-    def evict(self, pages_max: int) -> tuple[Incarnation | None, list[int]] | None:
+    def evict(self, pages_max: int) -> Freed | None:
         """Takes up to `pages_max` pages from the end of the least recently used idle run.
 
         Returns (owner, pages), or None where nothing is idle.
@@ -299,9 +302,9 @@ class PrefixTree:
                 self.lent_pages += len(node.pages)
             node.lent[claimant] = None
 
-    def take_back(self, claimant: Incarnation, pages: tuple[int, ...]) -> list[int]:
-        """Ends a claim. Returns the pages that nobody can find any more: they are free now."""
-        freed: list[int] = []
+    def take_back(self, claimant: Incarnation, pages: tuple[int, ...]) -> list[Freed]:
+        """Ends a claim. Returns the pages that nobody can find any more."""
+        freed: list[Freed] = []
         for node in self._runs(pages):
             del node.lent[claimant]
             if node.lent:
@@ -310,7 +313,7 @@ class PrefixTree:
             if node.pins:
                 self.pinned_pages += len(node.pages)
             elif node.detached:
-                freed += self._forget(node)
+                freed.append(self._forget(node))
             else:
                 self._rest(node)
                 self._reorder_above(node)

@@ -75,6 +75,8 @@ class World:
         return self.links.last_arrival_ns(sender, receiver)
 
     def send(self, sender: str, to: str, fact: facts.Fact, payload: object = None) -> None:
+        if sender in self.workers:
+            self.pool_of(sender).sent(sender, to, fact)
         if to == CONTROL:
             if self.control is None or self.connected.get(sender) != self.generation:
                 return
@@ -83,8 +85,6 @@ class World:
             receiver = to
             if sender.startswith(CONTROL):
                 payload = self._attach(fact)
-        if sender in self.workers:
-            self.pool_of(sender).sent(sender, to, fact)
         arrival_ns = self.links.arrival_ns(self.driver.now_ns, sender, receiver)
         self.driver.at(arrival_ns, sender, receiver, fact, payload)
 
