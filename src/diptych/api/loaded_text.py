@@ -30,7 +30,6 @@ class LoadedText:
         self._tokenizer = tokenizer
         self._template = template
         # The table of token bytes is built on first use; the first client must not wait for that.
-        tokenizer.token_bytes(tokenizer.vocabulary - 1)
         _ = tokenizer.bytes_table
 
     @property
