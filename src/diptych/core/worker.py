@@ -77,7 +77,9 @@ class Worker:
             self._work(now_ns)
         actions = tuple(self.ledger.outbox)
         self.ledger.outbox.clear()
-        if actions and self._control and self._beat_at_ns is not None:
+        # A beat alone is no news: counted as such, an idle worker would never slow down.
+        news = len(actions) > (self._beaten_ns == now_ns)
+        if news and self._control and self._beat_at_ns is not None:
             self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BUSY_BEAT_NS))
         return actions
 
