@@ -20,7 +20,11 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 SERVE = .venv/bin
 DEV = .venv-dev/bin
 NATIVE := pyproject.toml CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.hpp')
-SOURCES := $(NATIVE) $(shell find src -name '*.py' -o -name '*.pyi')
+PYTHON_SOURCES := $(shell find src -name '*.py' -o -name '*.pyi')
+# Stamps: a build is old when a source is newer, or when a module has come, gone or moved.
+LAYOUT := $(shell echo $(sort $(PYTHON_SOURCES)) | cksum | cut -d ' ' -f 1)
+INSTALLED = .venv/.installed-$(LAYOUT)
+BUILT = .venv-dev/.built-$(LAYOUT)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve develop test lint format traces sim clean
@@ -34,50 +38,50 @@ endef
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-install: .venv/.installed ## .venv with all that serving needs (neither torch nor transformers)
+install: $(INSTALLED) ## .venv with all that serving needs (neither torch nor transformers)
 
-serve: .venv/.installed ## install if needed, serve on PORT, print a first answer (ARGS: more options)
+serve: $(INSTALLED) ## install if needed, serve on PORT, print a first answer (ARGS: more options)
 	@exec $(SERVE)/diptych serve --port $(PORT) --first-answer $(ARGS)
 
-develop: .venv-dev/.built ## .venv-dev with an editable install, tests and linters
+develop: $(BUILT) ## .venv-dev with an editable install, tests and linters
 	@echo "source .venv-dev/bin/activate"
 
-test: .venv-dev/.built ## lint, then all tests (ARGS: options for pytest)
+test: $(BUILT) ## lint, then all tests (ARGS: options for pytest)
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
 	$(DEV)/pytest $(ARGS) || status=1; exit $$status
 
-lint: .venv-dev/.built ## ruff (rules and format), mypy strict
+lint: $(BUILT) ## ruff (rules and format), mypy strict
 	$(DEV)/ruff check .
 	$(DEV)/ruff format --check .
 	$(DEV)/mypy
 
-format: .venv-dev/.built ## let ruff fix and format
+format: $(BUILT) ## let ruff fix and format
 	$(DEV)/ruff check --fix .
 	$(DEV)/ruff format .
 
-traces: .venv-dev/.built ## rewrite tests/traces/*.txt; read the diff before you commit it
+traces: $(BUILT) ## rewrite tests/traces/*.txt; read the diff before you commit it
 	$(DEV)/python -m diptych.sim.script tests/traces
 
-sim: .venv-dev/.built ## SEEDS random fleets with faults, all checkers on
+sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 	$(DEV)/python -m diptych.sim --seeds $(SEEDS) $(ARGS)
 
 # A file bench/x.py is run by `make bench-x ARGS="--json x.json"`.
-bench-%: bench/%.py .venv-dev/.built
+bench-%: bench/%.py $(BUILT)
 	$(DEV)/python $< $(ARGS)
 
 clean: ## remove both environments, builds and caches
 	rm -rf .venv .venv-dev build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.installed: $(SOURCES)
+$(INSTALLED): $(NATIVE) $(PYTHON_SOURCES)
 	$(need_tools)
 	@echo "Installing into .venv; the native kernels are compiled, which takes a minute or two"
 	@test -x $(SERVE)/python || $(PYTHON) -m venv .venv
 	@$(SERVE)/python -m pip install --quiet .
-	@touch $@
+	@rm -f .venv/.installed-* && touch $@
 
-# Python sources are read where they lie, so only native ones ask for another build.
-.venv-dev/.built: $(NATIVE)
+# Python sources are read where they lie: only native ones, and another layout, ask for another build.
+$(BUILT): $(NATIVE)
 	$(need_tools)
 	@echo "Building .venv-dev"
 	@test -x $(DEV)/python || $(PYTHON) -m venv .venv-dev
@@ -87,4 +91,4 @@ clean: ## remove both environments, builds and caches
 	@$(DEV)/python -m pip install --quiet --no-build-isolation -C build-dir=build/dev -e '.[test]'
 	@test -z "$(TORCH)" || $(DEV)/python -m pip install --quiet $(TORCH) \
 		|| { echo "$(TORCH) cannot be installed here: tests that need it are skipped"; test -z "$(TORCH_REQUIRED)"; }
-	@touch $@
+	@rm -f .venv-dev/.built-* && touch $@
