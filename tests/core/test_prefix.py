@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from diptych.core.prefix import Freed, Node, PrefixTree
+from diptych.core.prefix import PrefixTree
+from diptych.core.prefix_node import Freed, Node
 from diptych.core.recipe import OPEN_END, Recipe, join, numerics_at
 
 PAGE = 4
@@ -207,3 +208,31 @@ def test_a_path_is_found_whole_or_in_part(count: int) -> None:
     _, pages = tree.acquire(hashes_of("abab"[:count] + "bbb"[: 4 - count]), join(("int8", OPEN_END)))
     common = next(n for n in range(5) if n == 4 or "abab"[n] != ("abab"[:count] + "bbb"[: 4 - count])[n])
     assert pages == [page_of["abab"[: n + 1]] for n in range(common)]
+
+
+def test_a_detached_page_that_is_offered_back_is_found_again() -> None:
+    tree, page_of = filled("abc")
+    lent = (page_of["ab"], page_of["abc"])
+    tree.lend("other@1", lent)
+    assert tree.evict(5) == (None, [page_of["a"]])
+    leaf, _ = tree.acquire((), ())
+    leaf, standing = tree.extend(leaf, hashes_of("abc"), [9, *lent], "int8", "other@1")
+    assert standing == [9, *lent]
+    tree.check()
+    assert tree.acquire(hashes_of("abc"), join(("int8", OPEN_END)))[1] == [9, *lent]
+    assert tree.take_back("other@1", lent) == []
+    tree.check()
+
+
+def test_pages_computed_upon_lent_context_are_found_once_their_context_is_here() -> None:
+    tree = PrefixTree(PAGE)
+    root, _ = tree.acquire((), ())
+    task = tree.hang_detached(root, hashes_of("abc")[1:], [1, 2], "int8")
+    leaf, standing = tree.extend(root, hashes_of("abc"), [0, 1, 2], "int8")
+    assert standing == [0, 1, 2]
+    tree.check()
+    assert tree.unpin(leaf) == []
+    assert tree.pinned_pages == 3
+    assert tree.unpin(task) == []
+    assert tree.idle_pages == 3
+    tree.check()

@@ -26,7 +26,8 @@ from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
 from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
-from diptych.core.prefix import Freed, Node, PrefixTree
+from diptych.core.prefix import PrefixTree
+from diptych.core.prefix_node import Freed, Node
 
 
 class PageCounts(msgspec.Struct, frozen=True):

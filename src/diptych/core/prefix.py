@@ -20,34 +20,9 @@ from collections.abc import Iterator
 
 from diptych.core.errors import BrokenInvariant
 from diptych.core.ids import Incarnation, PageHash
+from diptych.core.prefix_check import check_tree
+from diptych.core.prefix_node import Freed, Node, common_length
 from diptych.core.recipe import Recipe, numerics_at, run_end
-
-Freed = tuple[Incarnation | None, list[int]]
-"""Pages that left the tree and whose they are: None for our own, which are free now."""
-
-
-class Node:
-    __slots__ = ("children", "detached", "hashes", "lent", "numerics", "owner", "pages", "parent", "pins")
-
-    def __init__(
-        self,
-        parent: Node | None,
-        hashes: tuple[PageHash, ...],
-        pages: list[int],
-        numerics: str,
-        owner: Incarnation | None,
-    ) -> None:
-        self.parent = parent
-        self.hashes = hashes
-        self.pages = pages
-        self.numerics = numerics
-        self.owner = owner
-        """The worker whose page it is, None for our own."""
-        self.children: dict[PageHash, list[Node]] = {}
-        self.pins = 0
-        self.lent: dict[Incarnation, None] = {}
-        self.detached = False
-        """Evicted from under a lent node: no longer found, freed when its last claim ends."""
 
 
 class PrefixTree:
@@ -85,7 +60,7 @@ class PrefixTree:
             if child is None:
                 break
             length = min(len(child.hashes), total - index, limit)
-            matched = _common(child.hashes, hashes, index, length)
+            matched = common_length(child.hashes, hashes, index, length)
             path.append((child, matched))
             if matched < len(child.hashes):
                 break
@@ -185,26 +160,47 @@ class PrefixTree:
         """Adds sealed pages below a leaf the caller has pinned, and moves the caller's pin down to them.
 
         Returns the new leaf and the pages that now stand for `hashes`: where the same content was
-        there already those are the tree's, and the caller's own are not taken.
+        there already those are the tree's, and the caller's own are not taken. Pages that were detached
+        here, and come back as another worker's offer, hang where they can be found again.
         """
         standing: list[int] = []
         index, total = 0, len(hashes)
         while index < total:
             child = next((c for c in leaf.children.get(hashes[index], ()) if c.numerics == numerics), None)
-            if child is None:
-                child = Node(leaf, hashes[index:], pages[index:], numerics, owner)
+            if child is not None:
+                matched = common_length(child.hashes, hashes, index, min(len(child.hashes), total - index))
+                if matched < len(child.pages):
+                    child = self._split(child, matched)
+                self._pin_one(child)
+            elif pages[index] in self.node_at:
+                child = self._reattach(leaf, tuple(pages[index:]))
+                self._pin_one(child)
+            else:
+                end = next((i for i in range(index, total) if pages[i] in self.node_at), total)
+                child = Node(leaf, hashes[index:end], pages[index:end], numerics, owner)
                 self._adopt(leaf, child)
                 child.pins = 1
                 self.pinned_pages += len(child.pages)
-                return child, standing + child.pages
-            matched = _common(child.hashes, hashes, index, min(len(child.hashes), total - index))
-            if matched < len(child.pages):
-                child = self._split(child, matched)
-            self._pin_one(child)
             standing += child.pages
             leaf = child
-            index += matched
+            index += len(child.pages)
         return leaf, standing
+
+    def _reattach(self, leaf: Node, pages: tuple[int, ...]) -> Node:
+        """The detached node that `pages` begin with, below `leaf` from now on, with all its uses."""
+        node = next(self._runs(pages))
+        former = node.parent
+        if not node.detached or former is None:
+            raise BrokenInvariant("prefix tree", f"page {pages[0]} stands under two prompts")
+        if former is not leaf:
+            for _ in range(node.pins):
+                self.pin(leaf)
+                if self.unpin(former):
+                    raise BrokenInvariant("prefix tree", f"page {pages[0]} hung below what nobody used")
+        node.parent = leaf
+        node.detached = False
+        self._adopt(leaf, node)
+        return node
 
     def hang_detached(
         self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
@@ -238,7 +234,8 @@ class PrefixTree:
         node.hashes = node.hashes[count:]
         node.pages = node.pages[count:]
         node.parent = upper
-        upper.children[node.hashes[0]] = [node]
+        if not node.detached:
+            upper.children[node.hashes[0]] = [node]
         for page in upper.pages:
             self.node_at[page] = upper
         if node in self.idle:
@@ -370,52 +367,4 @@ class PrefixTree:
 
     def check(self) -> None:
         """Raises `BrokenInvariant` unless every count, order and pin agrees with the nodes themselves."""
-        idle = pinned = lent = 0
-        for node in self.nodes():
-            count = len(node.pages)
-            if not count or count != len(node.hashes):
-                raise BrokenInvariant("prefix tree", "a node's pages and hashes differ in number")
-            if any(self.node_at.get(page) is not node for page in node.pages):
-                raise BrokenInvariant("prefix tree", "a page is indexed under another node")
-            if (node in self.idle) != (not node.pins and not node.lent):
-                raise BrokenInvariant("prefix tree", "idle is not what is neither pinned nor lent")
-            below = sum(child.pins for bucket in node.children.values() for child in bucket)
-            if below > node.pins:
-                raise BrokenInvariant("prefix tree", "a pinned node hangs below an unpinned one")
-            if node.detached and not node.pins and not node.lent:
-                raise BrokenInvariant("prefix tree", "a page that nobody can find was not freed")
-            if node.lent:
-                lent += count
-            elif node.pins:
-                pinned += count
-            else:
-                idle += count
-        if (idle, pinned, lent) != (self.idle_pages, self.pinned_pages, self.lent_pages):
-            raise BrokenInvariant("prefix tree", "page counts differ from the nodes'")
-        self._check_order()
-
-    def _check_order(self) -> None:
-        older: set[Node] = set()
-        for node in self.idle:
-            older.add(node)
-            parent = node.parent
-            while parent is not None:
-                if parent in older:
-                    raise BrokenInvariant("prefix tree", "an idle node is older than one below it")
-                parent = parent.parent
-
-
-def _common(run: tuple[PageHash, ...], hashes: tuple[PageHash, ...], index: int, length: int) -> int:
-    """How many of the first `length` hashes agree. Hashes chain, so the last that agrees decides."""
-    if length <= 0:
-        return 0
-    if run[length - 1] == hashes[index + length - 1]:
-        return length
-    low, high = 0, length - 1
-    while low < high:
-        middle = (low + high) // 2
-        if run[middle] == hashes[index + middle]:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+        check_tree(self)

@@ -27,7 +27,7 @@ from diptych.core.facts import (
 )
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages import Ledger
-from diptych.core.prefix import Node
+from diptych.core.prefix_node import Node
 from diptych.core.recipe import numerics_at, run_end
 from diptych.core.sequence import ASKING, CLOSING, COMPUTING, OFFERING, Key, Source
 

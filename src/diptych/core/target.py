@@ -32,7 +32,7 @@ from diptych.core.facts import (
 )
 from diptych.core.ids import CONTROL, Incarnation, Pages
 from diptych.core.pages import Ledger
-from diptych.core.prefix import Node
+from diptych.core.prefix_node import Node
 from diptych.core.recipe import Recipe, join, numerics_at, run_end
 from diptych.core.sequence import CLOSING, FETCHING, RESERVED, RUNNING, WAITING, Key, Target
 from diptych.core.stream import Streams
