@@ -20,7 +20,6 @@ from urllib.parse import quote
 START_S = 60.0
 """Far above what a start takes; only a hang meets it."""
 WAIT_S = 30.0
-_SERVE = "import sys; from diptych.cli import main; sys.exit(main())"
 
 
 def eventually(true: Callable[[], Any], what: str, limit_s: float = WAIT_S) -> Any:
@@ -133,7 +132,7 @@ class Fleet:
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, "serve", "--json", "--port", "0", *arguments],
+            [sys.executable, "-m", "diptych.cli", "serve", "--json", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | (environment or {}),
@@ -193,7 +192,12 @@ class Fleet:
         eventually(lambda: self.all_ready(count), f"{count} workers ready; {self.events[-5:]}")
 
     def held_pages(self) -> int:
+        """By the workers' last beats."""
         return sum(worker["pages"]["held"] for worker in self.status()["workers"])
+
+    def wait_prefilling(self) -> None:
+        """A request's recipe is fixed and its prompt is being computed."""
+        eventually(lambda: self.status()["requests"]["prefilling"], "a request in prefill")
 
     def wait_pages_home(self) -> None:
         """All pages are free or cached again, and the pool is whole."""
@@ -217,6 +221,11 @@ class Fleet:
     def model(self) -> str:
         name: str = self.get("/v1/models")[1]["data"][0]["id"]
         return name
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signals one process of this fleet."""
+        assert pid in descendants(self.pid), f"{pid} is not of this fleet"
+        os.kill(pid, number)
 
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

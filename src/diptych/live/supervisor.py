@@ -42,7 +42,7 @@ from diptych.live.serve_plan import ServePlan
 
 RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 10.0
-STABLE_S = 30.0
+STABLE_S = 5.0
 """A process that lived so long starts its next pause from the beginning."""
 START_FAILURES_MAX = 3
 """So many deaths of one process before the fleet first served end the start."""
@@ -85,6 +85,8 @@ class Supervisor:
         self._weights: list[int] = []
         self._pool = -1
         self._pool_pages = 0
+        self._port = plan.port
+        """Once a door has listened, its successors listen there too, also where any port would do."""
         self._serving = False
         self._stopping = False
         self._code = 0
@@ -178,7 +180,7 @@ class Supervisor:
             DoorLaunch(
                 door=child.identity,
                 address=self._plan.address,
-                port=self._plan.port,
+                port=self._port,
                 model=self._packed.model,
                 pool_pages=self._pool_pages,
                 page_tokens=self._plan.page_tokens,
@@ -271,9 +273,11 @@ class Supervisor:
 
     def _served(self, child: Child, address: str, port: int) -> None:
         child.served = True
-        if child is self._door.child and not self._serving:
-            self._serving = True
-            self._on_served(address, port)
+        if child is self._door.child:
+            self._port = port
+            if not self._serving:
+                self._serving = True
+                self._on_served(address, port)
 
     def _fence(self, worker: str, why: str) -> None:
         for slot in self._workers.values():
