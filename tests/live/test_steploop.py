@@ -6,14 +6,12 @@ from steploop_fakes import (
     ALL_A,
     PAGE,
     PROMPT,
-    ROOT,
     Bench,
     FakeDoor,
     alone,
     engine,
     request_facts,
     spans,
-    token_bytes,
 )
 
 from diptych.core.actions import PromptSpan, TablePart
@@ -21,9 +19,7 @@ from diptych.core.facts import PrefillRequested
 from diptych.core.ids import SHARED
 from diptych.core.recipe import OPEN_END, join
 from diptych.engine.interface import SamplingParameters
-from diptych.live.steploop.stopping import ByteStops
 from diptych.live.steploop.stream import Stream, WrongOrder
-from diptych.wire.hashing import page_hashes
 
 SEEDED = SamplingParameters(temperature=1.0, seed=7)
 
@@ -50,6 +46,15 @@ def test_shared_part_and_tail_of_one_sequence_are_one_span_for_the_engine() -> N
     bench = Bench()
     bench.start(bench.open())
     assert [[len(span.tokens) for span in step] for step in bench.engine.steps] == [[len(PROMPT)]]
+
+
+def test_spans_in_unlike_pages_are_not_joined() -> None:
+    bench = Bench()
+    stream = bench.open()
+    shared, own = bench.tables(stream)
+    elsewhere = TablePart(*stream.key, 0, 0, own.pages[::-1])
+    bench.run(*spans(stream), tables=(shared, elsewhere))
+    assert [len(span.tokens) for step in bench.engine.steps for span in step] == [16, 3]
 
 
 def test_a_prompt_in_chunks_and_with_two_numerics_reads_what_it_wrote() -> None:
@@ -138,49 +143,6 @@ def test_a_run_ends_behind_the_step_in_hand_when_asked_to() -> None:
     assert bench.door.tokens("r") == alone(20)
 
 
-def test_a_stop_token_is_counted_and_comes_last() -> None:
-    text = alone(20)
-    stop = text[6]
-    bench = Bench()
-    stream = bench.open(tokens_max=20, stop_tokens=(stop,))
-    bench.play(stream, 32)
-    count = text.index(stop) + 1
-    assert bench.door.tokens("r") == text[:count]
-    assert (bench.door.finish("r").finish, bench.door.finish("r").detail) == ("stop_token", "")
-
-
-def test_a_stop_string_is_found_across_token_borders() -> None:
-    text = bytes(alone(20))
-    for start, end in ((0, 1), (3, 6), (2, 11)):
-        stop = text[start:end]
-        bench = Bench()
-        runs = bench.play(bench.open(tokens_max=20, stop=(b"no such text", stop)), 32)
-        count = text.index(stop) + len(stop)
-        assert bytes(bench.door.tokens("r")) == text[:count]
-        assert bench.door.finish("r").finish == "stop_string"
-        assert bench.door.finish("r").detail == stop.decode()
-        assert runs[-1].finished[0].reason == "stop_string"
-
-
-def test_byte_stops_find_the_first_complete_and_then_the_longest() -> None:
-    def found(stops: list[bytes], text: bytes, emitted: bytes = b"") -> tuple[int, bytes] | None:
-        matcher = ByteStops(stops, token_bytes, emitted)
-        for index, token in enumerate(text):
-            stop = matcher.push(token)
-            if stop is not None:
-                return index, stop
-        return None
-
-    assert found([b"bc", b"abcd"], b"abcd") == (2, b"bc")
-    assert found([b"bc", b"abc", b"c"], b"abcd") == (2, b"abc")
-    assert found([b"\n\n"], b"a\nb\nc") is None
-    assert found([b"abc"], b"c", emitted=b"xab") == (0, b"abc")
-    assert found([b"abc"], b"bc", emitted=b"xxxxxa") == (1, b"abc")
-    several_bytes = {1: b"one", 2: b"two three"}
-    matcher = ByteStops([b"ree", b"etw", b"two t"], several_bytes.__getitem__)
-    assert [matcher.push(1), matcher.push(2)] == [None, b"etw"]
-
-
 def test_a_resumed_stream_goes_on_where_it_was() -> None:
     sampling = SamplingParameters(
         temperature=1.2, seed=11, frequency_penalty=0.5, repetition_penalty=1.2, logprobs=1
@@ -219,71 +181,6 @@ def test_replayed_positions_follow_the_recipe_of_the_stream() -> None:
     )
     again.run(steps_max=32)
     assert again.door.tokens("r", attempt=2) == text[7:]
-
-
-def test_log_probabilities_travel_where_they_were_asked_for() -> None:
-    bench = Bench()
-    bench.play(bench.open(tokens_max=3, sampling=SamplingParameters(logprobs=2)))
-    for frame in bench.door.frames:
-        (sampled,) = frame.sampled()  # type: ignore[union-attr]
-        assert sampled.logprob is not None
-        assert sampled.top[0] == (sampled.token, pytest.approx(sampled.logprob))
-        assert len(sampled.top) == 2
-    plain = Bench()
-    plain.play(plain.open(tokens_max=3))
-    assert all(frame.logprobs == () for frame in plain.door.frames)  # type: ignore[union-attr]
-
-
-def test_the_prompt_is_scored_once_whatever_its_chunks() -> None:
-    whole = Bench()
-    stream = whole.open(score_prompt=True, sequences=2, sampling=SamplingParameters(logprobs=1))
-    whole.run(*spans(stream, logits_from=0), tables=whole.tables(stream))
-    scores = whole.door.scores()
-    assert sorted(scores) == list(range(1, len(PROMPT)))
-    assert [scores[index].token for index in sorted(scores)] == list(PROMPT[1:])
-    assert all(len(score.top) == 1 for score in scores.values())
-    chunked = Bench()
-    stream = chunked.open(score_prompt=True, sequences=1, sampling=SamplingParameters(logprobs=1))
-    tables = chunked.tables(stream)
-    chunked.run(PromptSpan(*stream.key, SHARED, 0, 7, "a", False, 0), tables=tables[:1])
-    chunked.run(PromptSpan(*stream.key, SHARED, 7, 9, "a", False, 7))
-    chunked.run(PromptSpan(*stream.key, 0, 16, 3, "a", True, 16), tables=tables[1:])
-    assert chunked.door.scores() == scores
-    assert chunked.door.tokens("r")[0] == whole.door.tokens("r")[0]
-
-
-def test_scores_alone_end_a_request_without_a_token() -> None:
-    bench = Bench()
-    stream = bench.open(score_prompt=True, tokens_max=0)
-    ran = bench.run(*spans(stream, logits_from=0), tables=bench.tables(stream), steps_max=5)
-    assert ran.steps == 1
-    assert sorted(bench.door.scores()) == list(range(1, len(PROMPT)))
-    finish = bench.door.finish("r")
-    assert (finish.finish, finish.tokens, finish.first_index) == ("length", (), 0)
-    assert bench.door.frames[-1] is finish, "scores come before the finish"
-    assert ran.finished[0].emitted == 0
-
-
-def test_a_sequence_ends_where_the_context_does() -> None:
-    bench = Bench()
-    bench.context_tokens_max = len(PROMPT) + 3
-    stream = bench.open(tokens_max=50)
-    runs = bench.play(stream, 32)
-    assert bench.door.finish("r").finish == "context"
-    assert runs[-1].finished[0].emitted == 3
-    assert bench.door.tokens("r") == alone(3)
-
-
-def test_hashes_of_a_finished_sequence_are_those_of_its_computed_pages() -> None:
-    bench = Bench()
-    runs = bench.play(bench.open(tokens_max=10), 32)
-    text = [*PROMPT, *bench.door.tokens("r")]
-    # 29 tokens are known, 28 are computed: 7 full pages, of which the prompt's first 4 are shared.
-    assert runs[-1].finished[0].page_hashes == page_hashes(ROOT, text[:28], PAGE)[4:]
-    short = Bench()
-    runs = short.play(short.open(prompt=b"ab", tokens_max=4))
-    text = [*b"ab", *short.door.tokens("r")]
-    assert runs[-1].finished[0].page_hashes == page_hashes(ROOT, text[:5], PAGE)
 
 
 def test_a_pause_comes_behind_the_tokens_and_a_dropped_stream_is_gone() -> None:
@@ -390,3 +287,7 @@ def test_a_table_grows_from_any_page_on() -> None:
         bench.run(steps_max=4)
     assert bench.door.tokens("r") == alone(30)[:6]
     assert np.array_equal(bench.engine.steps[-1][0].pages, own.pages[:6])
+    track = stream.tracks[0]
+    track.set_table(1, tuple(range(300, 350)))
+    assert track.pages(9).tolist() == [own.pages[0], 300, 301]
+    assert track.pages(40).tolist() == [own.pages[0], *range(300, 309)]

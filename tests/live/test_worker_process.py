@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def serve_alone(control: Line, door: Line, request: str = "r", **options: int) -
         assert isinstance(frame, TokensFrame)
         assert frame.first_index == len(tokens)
         tokens += frame.tokens
-    assert control.until(StreamEnded).output_tokens == (len(tokens),)
+    assert control.until(StreamEnded).outputs == ((0, len(tokens)),)
     return tokens
 
 
@@ -147,7 +148,7 @@ def test_prefill_and_decode_in_two_processes_give_the_same_text_over_one_pool(ho
     target_control.until(StreamStarted)
     tokens = [token for frame in door.frames() for token in frame.tokens]  # type: ignore[union-attr]
     assert tokens == expected
-    assert target_control.until(StreamEnded).output_tokens == (12,)
+    assert target_control.until(StreamEnded).outputs == ((0, 12),)
 
 
 def test_the_stream_goes_on_while_control_is_away_and_is_told_to_the_next_one(host: FakeHost) -> None:
@@ -169,6 +170,21 @@ def test_the_stream_goes_on_while_control_is_away_and_is_told_to_the_next_one(ho
         assert beat.pages_free + beat.pages_held + beat.pages_cached == 100
 
 
+def test_a_worker_that_was_stopped_says_for_how_long(host: FakeHost, tmp_path: Path) -> None:
+    worker = host.start("both-0@1", lease_ns=300_000_000)
+    control = joined(worker, (0, 100))
+    control.until(WorkerBeat)
+    worker.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.6)
+    worker.process.send_signal(signal.SIGCONT)
+    control.until(WorkerBeat)
+    send_packet(worker.link, StopAsked())
+    assert worker.wait() == (0, "")
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "both-0@1.jsonl").read_bytes().splitlines()]
+    stalls = [line["fact"][1] for line in lines[1:] if line["fact"][0] == "DriverStalled"]
+    assert max(stalls) >= 300_000_000, "600 ms stopped, a beat due within 100 ms"
+
+
 def test_a_dead_door_stops_nobody(host: FakeHost) -> None:
     worker = host.start("both-0@1")
     control = joined(worker, (0, 100))
@@ -178,7 +194,7 @@ def test_a_dead_door_stops_nobody(host: FakeHost) -> None:
     control.send(target_requested("unheard"), payload())
     control.until(TargetReserved)
     control.send(RecipeFixed(request="unheard", attempt=1, recipe=RECIPE, split=0))
-    assert control.until(StreamEnded).output_tokens == (12,)
+    assert control.until(StreamEnded).outputs == ((0, 12),)
     assert serve_alone(control, worker.connect(DOOR, "door"), "next") == expected
 
 

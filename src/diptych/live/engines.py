@@ -16,7 +16,7 @@ from diptych.wire.kv_format import KvFormat
 
 __all__ = ["Rates", "build_engine", "first_rates", "worker_config"]
 
-_PROBE_TOKENS = 64
+_PROBE_TOKENS = 32
 
 
 class Rates(msgspec.Struct, frozen=True):
