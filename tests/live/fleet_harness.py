@@ -185,7 +185,9 @@ class Fleet:
     def all_ready(self, count: int) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
             workers = self.status()["workers"]
-            return len(workers) == count and all(worker["state"] == "ready" for worker in workers)
+            # A worker's pages are known from its first beat on.
+            ready = [one for one in workers if one["state"] == "ready" and one["pages"]["total"]]
+            return len(workers) == len(ready) == count
         return False
 
     def wait_all_ready(self, count: int = 2) -> None:
