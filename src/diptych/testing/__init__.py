@@ -6,6 +6,9 @@
 `check_engine` runs every property of `ENGINE_PROPERTIES` and raises one `AssertionError` that lists all
 that failed. Each property is a function over an `EngineTrial`, so that a test can run them one by one.
 
+`check_worker` does the same for whoever schedules for itself and speaks the worker's facts instead
+(`WORKER_PROPERTIES` over a `WorkerTrial`); our own machine takes its seat by `MachineSeat`.
+
 Pages are never clean here: each trial fills its pool with NaN patterns and another tenant's sequence,
 and puts guard bytes around it.
 """
@@ -18,8 +21,22 @@ from diptych.engine.interface import Engine
 from diptych.testing.engine_rows import ENGINE_PROPERTIES
 from diptych.testing.engine_sampling import SAMPLING_PROPERTIES
 from diptych.testing.trial import EngineProperty, EngineTrial, require
+from diptych.testing.worker_rows import WORKER_PROPERTIES, WorkerProperty, WorkerTrial
+from diptych.testing.worker_seat import MachineSeat, WorkerSeat
 
-__all__ = ["ENGINE_PROPERTIES", "SAMPLING_PROPERTIES", "EngineProperty", "EngineTrial", "check_engine"]
+__all__ = [
+    "ENGINE_PROPERTIES",
+    "SAMPLING_PROPERTIES",
+    "WORKER_PROPERTIES",
+    "EngineProperty",
+    "EngineTrial",
+    "MachineSeat",
+    "WorkerProperty",
+    "WorkerSeat",
+    "WorkerTrial",
+    "check_engine",
+    "check_worker",
+]
 
 
 def check_engine(
@@ -64,3 +81,29 @@ def _failures(trial: EngineTrial, properties: Sequence[EngineProperty]) -> list[
         except Exception as error:  # the report should name every property, not end at the first crash
             failures.append(f"  {check.__name__} ({trial.numerics}): raised {type(error).__name__}: {error}")
     return failures
+
+
+def check_worker(
+    make_seat: Callable[[], WorkerSeat], *, model: str, without: Sequence[WorkerProperty] = ()
+) -> None:
+    """Runs every worker property, each on a fresh worker made by `make_seat`.
+
+    `model` is one that the worker announces. `without` lists properties that its capabilities say it
+    cannot keep. Raises one `AssertionError` that names every property that failed, with what was found.
+    """
+    failures: list[str] = []
+    for check in WORKER_PROPERTIES:
+        if check in without:
+            continue
+        seat = make_seat()
+        try:
+            check(WorkerTrial(seat, model))
+        except AssertionError as error:
+            failures.append(f"  {check.__name__}: {error}")
+        except Exception as error:  # the report should name every property, not end at the first crash
+            failures.append(f"  {check.__name__}: raised {type(error).__name__}: {error}")
+        finally:
+            seat.close()
+    require(
+        not failures, f"{len(failures)} of {len(WORKER_PROPERTIES)} properties fail:\n" + "\n".join(failures)
+    )
