@@ -13,11 +13,15 @@
 Each word `name=value` is a field of the scenario's structs; times carry a unit and name the field
 without its `_ns`. Above the line is the script, below it the facts as they came and, indented, the
 actions each was answered with; heartbeats are left out.
+
+`python -m diptych.sim.script FOLDER` rewrites every `*.txt` there. Read the difference before you keep it.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -101,7 +105,7 @@ def _fields(pairs: dict[str, str]) -> dict[str, Any]:
         elif name in ("numerics", "models", "lengths", "doors"):
             fields[name] = text.split(",")
         else:
-            fields[name] = text
+            fields[name] = int(text) if text.isdigit() else text
     return fields
 
 
@@ -110,3 +114,20 @@ def _struct(kind: type[Plan], line: str, /, **fields: Any) -> Plan:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadScript(f"{line}: {error}") from error
+
+
+def rewrite(folder: Path) -> list[Path]:
+    """Retells every script of a folder; returns the files that changed."""
+    changed = []
+    for path in sorted(folder.glob("*.txt")):
+        text = path.read_text()
+        told = retell(text)
+        if told != text:
+            path.write_text(told)
+            changed.append(path)
+    return changed
+
+
+if __name__ == "__main__":
+    for changed_path in rewrite(Path(sys.argv[1])):
+        print(f"rewrote {changed_path}")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from diptych.core import actions, facts
-from diptych.core.ids import ATTEMPTS_PER_EPOCH
+from diptych.core.ids import ATTEMPTS_PER_EPOCH, CONTROL, SHARED
 from diptych.core.recipe import OPEN_END, Run
 from diptych.sim.driver import Seat
 
@@ -32,8 +32,12 @@ class Recorder:
         loud = [action for action in asked if not _is_beat(action)]
         if isinstance(fact, QUIET) and not loud:
             return
-        party = seat.name.partition("#")[0]
-        self.lines.append(f"{now_ns / 1e6:.3f} {party} < {sender.partition('#')[0]}: {render(fact)}")
+        heard = render(fact)
+        if sender.startswith(CONTROL) or ("@" in sender and not sender.startswith("loop")):
+            # Its sender's line has it in full.
+            heard = " ".join(heard.split()[: 2 if isinstance(fact, facts.RequestFact) else 1])
+        receiver, sender = (name.partition("#")[0] for name in (seat.name, sender))
+        self.lines.append(f"{now_ns / 1e6:.3f} {receiver} < {sender}: {heard}")
         self.lines.extend("    " + render(action) for action in loud)
 
     def digest(self) -> str:
@@ -46,8 +50,29 @@ def _is_beat(action: actions.Action) -> bool:
 
 def render(value: msgspec.Struct) -> str:
     """`Name field=value ...`, fields with their default left out."""
-    if isinstance(value, actions.Send):
-        return f"-> {value.to}: {render(value.fact)}"
+    match value:
+        case actions.Send():
+            return f"-> {value.to}: {render(value.fact)}"
+        case actions.PromptSpan():
+            span = f"{_place(value)} {value.first}+{value.count} {value.numerics}"
+            scored = "" if value.logits_from is None else f" scores from {value.logits_from}"
+            return span + scored + " sample" * value.sample
+        case actions.TablePart():
+            return f"{_place(value)} {value.start}: {_numbers(value.pages)}"
+        case facts.SequenceFinish():
+            return f"{_place(value)} {value.reason} {value.emitted} #{len(value.page_hashes)}"
+        case facts.SequenceStart():
+            return f"{value.index} at {value.emitted} #{len(value.page_hashes)}"
+        case _:
+            return _plain(value)
+
+
+def _place(value: actions.PromptSpan | actions.TablePart | facts.SequenceFinish) -> str:
+    sequence = "shared" if value.sequence == SHARED else str(value.sequence)
+    return f"{value.request}.{_attempt(value.attempt)}/{sequence}"
+
+
+def _plain(value: msgspec.Struct) -> str:
     words = [type(value).__name__]
     fields = {field.name: field for field in msgspec.structs.fields(type(value))}
     held = {name: getattr(value, name) for name in fields}
@@ -79,9 +104,9 @@ def _value(name: str, item: Any) -> str:
             return _attempt(item[0])
         if item and all(isinstance(part, int) for part in item):
             return _numbers(item)
-        return "(" + " ".join(_value("", part) for part in item) + ")"
+        return "(" + ", ".join(_value("", part) for part in item) + ")"
     if isinstance(item, msgspec.Struct):
-        return "[" + render(item) + "]"
+        return render(item)
     if name == "attempt":
         return _attempt(item)
     if name.endswith("_ns") and isinstance(item, int):
