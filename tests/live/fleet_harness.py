@@ -193,6 +193,17 @@ class Fleet:
     def wait_all_ready(self, count: int = 2) -> None:
         eventually(lambda: self.all_ready(count), f"{count} workers ready; {self.events[-5:]}")
 
+    def wait_epoch(self, name: str, epoch: int) -> None:
+        """The worker's incarnation of this number serves."""
+
+        def serves() -> bool:
+            return any(
+                (one["name"], one["epoch"], one["state"]) == (name, epoch, "ready")
+                for one in self.status()["workers"]
+            )
+
+        eventually(serves, f"{name}@{epoch}")
+
     def held_pages(self) -> int:
         """By the workers' last beats."""
         return sum(worker["pages"]["held"] for worker in self.status()["workers"])
@@ -218,7 +229,17 @@ class Fleet:
         raise LookupError(f"no process runs diptych.live.{module}")
 
     def stream(self, **body: Any) -> Stream:
-        return Stream(self.port, {"model": self.model(), "ignore_eos": True} | body)
+        return self.stream_of(self.model(), **body)
+
+    def stream_of(self, model: str, **body: Any) -> Stream:
+        return Stream(self.port, {"model": model, "ignore_eos": True} | body)
+
+    def texts(self, part: str) -> list[str]:
+        """What the supervisor told so far, as far as it contains `part`."""
+        return [event["text"] for event in self.events if part in event.get("text", "")]
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def model(self) -> str:
         name: str = self.get("/v1/models")[1]["data"][0]["id"]
