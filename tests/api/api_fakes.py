@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from diptych.api.app import App, AppSettings
 from diptych.api.generation import (
     GenerationEvent,
     GenerationRefused,
@@ -21,8 +20,9 @@ from diptych.api.generation import (
     ServedModel,
     TokensEmitted,
 )
-from diptych.api.server import ServerSettings, serve
-from diptych.api.text import ChatMessage, IncrementalDetokenizer
+from diptych.api.http.app import App, AppSettings
+from diptych.api.http.server import ServerSettings, serve
+from diptych.api.text.machinery import ChatMessage, IncrementalDetokenizer
 from diptych.engine.interface import SampledToken
 
 MODEL = "org/fake-1:0"

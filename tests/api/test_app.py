@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from api_fakes import CONTEXT, MODEL, ByteText, Client, FakeBackend, call, chat, make_app
 
-from diptych.api.app import App
-from diptych.api.delivery import DeliveryLimits
 from diptych.api.generation import GenerationRefused
+from diptych.api.http.app import App
+from diptych.api.http.delivery import DeliveryLimits
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}

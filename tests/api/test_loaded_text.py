@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from api_fakes import FakeBackend, call
 
-from diptych.api.app import App
 from diptych.api.generation import GenerationRequest, ServedModel
-from diptych.api.loaded_text import LoadedText
+from diptych.api.http.app import App
+from diptych.api.text.loaded import LoadedText
 from diptych.models.embedded import EMBEDDED_NAME, embedded_path, embedded_present
 from diptych.models.resolve import load_text
 

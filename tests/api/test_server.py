@@ -19,10 +19,10 @@ from api_fakes import MODEL, FakeBackend, make_app, served
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from diptych.api.app import App
-from diptych.api.delivery import DeliveryLimits
 from diptych.api.generation import GenerationRefused
-from diptych.api.server import ServerSettings, serve
+from diptych.api.http.app import App
+from diptych.api.http.delivery import DeliveryLimits
+from diptych.api.http.server import ServerSettings, serve
 
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 

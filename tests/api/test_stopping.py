@@ -1,7 +1,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diptych.api.stopping import StopCutter, StopStrings
+from diptych.api.text.stopping import StopCutter, StopStrings
 
 
 def reference(text: str, stops: list[str]) -> tuple[str, str | None]:

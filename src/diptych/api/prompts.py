@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from diptych.api.decoding import refuse_field
 from diptych.api.errors import ApiError, ErrorKind
 from diptych.api.generation import Backend, ServedModel
-from diptych.api.text import TextModel, TextModels
+from diptych.api.http.decoding import refuse_field
+from diptych.api.text.machinery import TextModel, TextModels
 
 __all__ = ["Target", "check_length", "check_stops", "find_target", "tokenize"]
 

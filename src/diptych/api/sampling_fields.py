@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from diptych.api.decoding import refuse_field
+from diptych.api.http.decoding import refuse_field
 from diptych.engine.interface import SamplingParameters
 
 __all__ = ["SamplingFields"]

@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
-from diptych.api.asgi import HttpRequest
-from diptych.api.completion import Delta, Job, complete_all
 from diptych.api.generation import Backend, GenerationRequest
-from diptych.api.metrics import Metrics, RequestTimer
+from diptych.api.http.asgi import HttpRequest
+from diptych.api.http.metrics import Metrics, RequestTimer
 from diptych.api.prompts import Target
 from diptych.api.sampling_fields import SamplingFields
-from diptych.api.text import TextModels
+from diptych.api.text.completion import Delta, Job, complete_all
+from diptych.api.text.machinery import TextModels
 from diptych.engine.interface import SamplingParameters
 
 __all__ = ["Call", "Service", "begin", "begun", "generation_request"]

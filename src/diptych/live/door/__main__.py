@@ -10,10 +10,10 @@ import asyncio
 import os
 import socket
 
-from diptych.api.app import App
-from diptych.api.loaded_text import LoadedText
-from diptych.api.server import ServerSettings, serve
-from diptych.api.text import TextModels
+from diptych.api.http.app import App
+from diptych.api.text.loaded import LoadedText
+from diptych.api.http.server import ServerSettings, serve
+from diptych.api.text.machinery import TextModels
 from diptych.core.config import SECOND_NS
 from diptych.core.facts import Fact
 from diptych.core.ids import CONTROL

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from diptych.api.decoding import decode_value, refuse_field, reject_unsupported
-from diptych.api.openai_requests import MESSAGES_MAX, OUTPUT_TOKENS_MAX
+from diptych.api.http.decoding import decode_value, refuse_field, reject_unsupported
+from diptych.api.openai.requests import MESSAGES_MAX, OUTPUT_TOKENS_MAX
 from diptych.api.prompts import check_stops
 from diptych.api.sampling_fields import SamplingFields
-from diptych.api.text import ChatMessage
+from diptych.api.text.machinery import ChatMessage
 
 __all__ = ["EXTRA_FIELDS", "ConverseBody", "conversation", "point_out"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from diptych.api.asgi import HttpRequest
 from diptych.api.errors import ApiError, ErrorKind
+from diptych.api.http.asgi import HttpRequest
 
 __all__ = ["authenticate"]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from diptych.api.asgi import Answer, StreamAnswer, json_answer
-from diptych.api.bedrock_requests import EXTRA_FIELDS, ConverseBody, conversation, point_out
-from diptych.api.choice_text import FinishReason
-from diptych.api.completion import Delta, Job, Usage, collect
-from diptych.api.decoding import decode_body
+from diptych.api.bedrock.requests import EXTRA_FIELDS, ConverseBody, conversation, point_out
 from diptych.api.errors import ApiError, bedrock_error
 from diptych.api.framing import EVENT_STREAM_TYPE, encode_event, encode_exception
+from diptych.api.http.asgi import Answer, StreamAnswer, json_answer
+from diptych.api.http.decoding import decode_body
 from diptych.api.prompts import check_length, find_target, tokenize
 from diptych.api.service import Call, begin, begun, generation_request
+from diptych.api.text.choice import FinishReason
+from diptych.api.text.completion import Delta, Job, Usage, collect
 
 __all__ = ["converse", "converse_stream"]
 

@@ -6,15 +6,15 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from diptych.api.asgi import Answer, StreamAnswer, json_answer
-from diptych.api.completion import Delta, Job, TextDelta, Usage, collect, echo_only
-from diptych.api.decoding import decode_body, refuse_field
 from diptych.api.framing import SSE_DONE, encode_sse
-from diptych.api.openai_answers import CompletionDocuments
-from diptych.api.openai_chat import SSE_HEADERS, sse_error
-from diptych.api.openai_requests import CHOICES_MAX, CompletionBody, Prompt, prompts, stop_strings
+from diptych.api.http.asgi import Answer, StreamAnswer, json_answer
+from diptych.api.http.decoding import decode_body, refuse_field
+from diptych.api.openai.answers import CompletionDocuments
+from diptych.api.openai.chat import SSE_HEADERS, sse_error
+from diptych.api.openai.requests import CHOICES_MAX, CompletionBody, Prompt, prompts, stop_strings
 from diptych.api.prompts import Target, check_length, find_target, tokenize
 from diptych.api.service import Call, begin, begun, generation_request
+from diptych.api.text.completion import Delta, Job, TextDelta, Usage, collect, echo_only
 
 __all__ = ["completions"]
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
-from diptych.api.asgi import (
+from diptych.api.errors import ApiError, ErrorKind, from_refusal
+from diptych.api.generation import Backend, GenerationRefused
+from diptych.api.http.asgi import (
     Answer,
     HttpRequest,
     Receive,
@@ -24,14 +26,12 @@ from diptych.api.asgi import (
     read_body,
     read_head,
 )
-from diptych.api.auth import authenticate
-from diptych.api.delivery import DeliveryLimits, Interruption, deliver
-from diptych.api.errors import ApiError, ErrorKind, from_refusal
-from diptych.api.generation import Backend, GenerationRefused
-from diptych.api.metrics import Metrics, RequestTimer
-from diptych.api.routes import Dialect, Route, dialect_of, find_route
+from diptych.api.http.auth import authenticate
+from diptych.api.http.delivery import DeliveryLimits, Interruption, deliver
+from diptych.api.http.metrics import Metrics, RequestTimer
+from diptych.api.http.routes import Dialect, Route, dialect_of, find_route
 from diptych.api.service import Call, Service
-from diptych.api.text import TextModels
+from diptych.api.text.machinery import TextModels
 
 __all__ = ["App", "AppSettings"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from diptych.api.choice_text import FinishReason, ScoredToken
-from diptych.api.completion import TextDelta, Usage, WholeChoice
 from diptych.api.generation import ServedModel
+from diptych.api.text.choice import FinishReason, ScoredToken
+from diptych.api.text.completion import TextDelta, Usage, WholeChoice
 
 __all__ = ["ChatDocuments", "CompletionDocuments", "model_document"]
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from diptych.api.decoding import refuse_field, reject_unsupported
+from diptych.api.http.decoding import refuse_field, reject_unsupported
 from diptych.api.prompts import check_stops
 from diptych.api.sampling_fields import LOGPROBS_MAX, SamplingFields
-from diptych.api.text import ChatMessage, TextModel
+from diptych.api.text.machinery import ChatMessage, TextModel
 
 __all__ = ["ChatBody", "CompletionBody", "Prompt", "chat_messages", "prompts", "stop_strings"]
 

@@ -16,7 +16,7 @@ import msgspec
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 
-from diptych.api.app import App
+from diptych.api.http.app import App
 
 __all__ = ["ServerSettings", "serve"]
 

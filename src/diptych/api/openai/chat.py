@@ -6,15 +6,15 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from diptych.api.asgi import Answer, StreamAnswer, json_answer
-from diptych.api.completion import Delta, Job, Usage, collect
-from diptych.api.decoding import decode_body
 from diptych.api.errors import ApiError, openai_error
 from diptych.api.framing import SSE_DONE, SSE_TYPE, encode_sse
-from diptych.api.openai_answers import ChatDocuments
-from diptych.api.openai_requests import ChatBody, chat_messages, stop_strings
+from diptych.api.http.asgi import Answer, StreamAnswer, json_answer
+from diptych.api.http.decoding import decode_body
+from diptych.api.openai.answers import ChatDocuments
+from diptych.api.openai.requests import ChatBody, chat_messages, stop_strings
 from diptych.api.prompts import check_length, find_target, tokenize
 from diptych.api.service import Call, begin, begun, generation_request
+from diptych.api.text.completion import Delta, Job, Usage, collect
 
 __all__ = ["SSE_HEADERS", "chat_completions", "sse_error"]
 

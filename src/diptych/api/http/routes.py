@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from diptych.api import bedrock
-from diptych.api.asgi import Answer, HttpRequest, StreamAnswer, json_answer
+from diptych.api.bedrock import converse as bedrock
 from diptych.api.errors import ApiError, ErrorKind, WireError, bedrock_error, openai_error
-from diptych.api.openai_answers import model_document
-from diptych.api.openai_chat import chat_completions
-from diptych.api.openai_completions import completions
+from diptych.api.http.asgi import Answer, HttpRequest, StreamAnswer, json_answer
+from diptych.api.openai.answers import model_document
+from diptych.api.openai.chat import chat_completions
+from diptych.api.openai.completions import completions
 from diptych.api.prompts import find_target
 from diptych.api.service import Call
 

@@ -12,7 +12,6 @@ from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 
-from diptych.api.choice_text import ChoiceText, FinishReason, ScoredToken, score_token
 from diptych.api.errors import ApiError, ErrorKind, from_refusal
 from diptych.api.generation import (
     Backend,
@@ -24,9 +23,10 @@ from diptych.api.generation import (
     SequenceFinished,
     TokensEmitted,
 )
-from diptych.api.metrics import RequestTimer
-from diptych.api.stopping import StopStrings
-from diptych.api.text import TextModel
+from diptych.api.http.metrics import RequestTimer
+from diptych.api.text.choice import ChoiceText, FinishReason, ScoredToken, score_token
+from diptych.api.text.machinery import TextModel
+from diptych.api.text.stopping import StopStrings
 from diptych.engine.interface import SampledToken
 
 __all__ = [

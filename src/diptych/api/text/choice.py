@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from diptych.api.stopping import StopCutter, StopStrings
-from diptych.api.text import TextModel
+from diptych.api.text.machinery import TextModel
+from diptych.api.text.stopping import StopCutter, StopStrings
 from diptych.engine.interface import SampledToken
 
 __all__ = ["ChoiceText", "FinishReason", "ScoredToken", "Shown", "score_token"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diptych.api.text import ChatMessage, IncrementalDetokenizer
+from diptych.api.text.machinery import ChatMessage, IncrementalDetokenizer
 from diptych.models.chat_template import ChatTemplate
 from diptych.models.detokenizer import Detokenizer
 from diptych.models.tokenizer import Tokenizer

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from diptych.api.asgi import Headers, Send, StreamAnswer, encode_headers
 from diptych.api.errors import ApiError, ErrorKind
+from diptych.api.http.asgi import Headers, Send, StreamAnswer, encode_headers
 
 __all__ = ["DeliveryLimits", "Interruption", "Outcome", "deliver"]
 

@@ -1,0 +1,1 @@
+"""The Bedrock runtime dialect: Converse and ConverseStream."""

@@ -1,0 +1,1 @@
+"""The OpenAI dialect: requests and documents of chat completions and completions."""

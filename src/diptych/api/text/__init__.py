@@ -1,0 +1,1 @@
+"""Tokens to text and back: templates, detokenising, stop strings, one answer for all dialects."""
