@@ -31,9 +31,7 @@ Sampler = _kernels.Sampler
 """Sampling state of one sequence: parameters, and the token counts its penalties need."""
 
 
-def make_sampler(
-    parameters: SamplingParameters, *, choice: int, prompt: Tokens, emitted: Tokens
-) -> Sampler:
+def make_sampler(parameters: SamplingParameters, *, choice: int, prompt: Tokens, emitted: Tokens) -> Sampler:
     """A sampler that goes on after `emitted`. Raises `ValueError` naming a parameter out of range."""
     if not 0 <= choice < 2**32:
         raise ValueError(f"choice = {choice}: must be 0 to 2**32 - 1")

@@ -59,9 +59,7 @@ class NativeEngine:
     ) -> None:
         if preferred not in weights:
             raise ValueError(f"preferred = {preferred!r}: weights hold {', '.join(weights) or 'nothing'}")
-        core = _kernels.Core(
-            packing.geometry(config), threads, list(cores or ()), step_tokens_max, isa or ""
-        )
+        core = _kernels.Core(packing.geometry(config), threads, list(cores or ()), step_tokens_max, isa or "")
         formats = (preferred, *(name for name in weights if name != preferred))
         self._indices = {
             numerics_id(name, core.isa): core.add_weights(name, np.frombuffer(weights[name], np.uint8))

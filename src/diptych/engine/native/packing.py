@@ -26,19 +26,29 @@ FORMATS = ("int8", "int4", "bf16")
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
+_FIELDS = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn",
+    "vocabulary",
+    "context_max",
+    "norm_epsilon",
+    "rope_theta",
+    "tied_head",
+    "qkv_bias",
+    "qk_norm",
+)
+
 
 def geometry(config: ModelConfig) -> _kernels.Geometry:
     """The kernels' view of a configuration. Raises `ValueError` naming the field they cannot run."""
     if config.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"architecture {config.architecture!r}: the native engine runs {known}")
-    fields: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            "layers hidden heads kv_heads head_dim ffn vocabulary context_max norm_epsilon rope_theta "
-            "tied_head qkv_bias qk_norm"
-        ).split()
-    }
+    fields: dict[str, Any] = {name: getattr(config, name) for name in _FIELDS}
     if config.rope_scaling is not None:
         fields["rope_factor"] = config.rope_scaling.factor
         fields["rope_low"] = config.rope_scaling.low_frequency_factor
@@ -71,7 +81,7 @@ def _slots(config: ModelConfig) -> Iterator[tuple[str, str, int]]:
     yield "final_norm", "final_norm", -1
     if not config.tied_head:
         yield "head", "head", -1
-    slots = "attention_norm query key value output mlp_norm gate up down".split()
+    slots = ["attention_norm", "query", "key", "value", "output", "mlp_norm", "gate", "up", "down"]
     if config.qkv_bias:
         slots += ["query_bias", "key_bias", "value_bias"]
     if config.qk_norm:

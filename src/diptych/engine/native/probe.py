@@ -46,7 +46,7 @@ def numerics_id(format: str, isa: str | None = None) -> str:
 
 def _digest(format: str, isa: str) -> str:
     packed = _aligned(packing.packed_bytes(_CONFIG, format))
-    packing.pack(_model(), format, memoryview(packed))
+    packing.pack(_model(), format, packed.data)
     core = _kernels.Core(packing.geometry(_CONFIG), 1, [], 64, isa)
     core.add_weights(format, packed)
     page_bytes = 2 * _CONFIG.layers * _CONFIG.kv_heads * 16 * _CONFIG.head_dim * 2

@@ -54,10 +54,12 @@ DIPTYCH_INLINE void score_blocks(const Heads &h, int first_block, float factor) 
         Sums<n, Blocks> sums;
         sums.clear();
         dot_tile<n, Blocks>(sums, keys, 64, h.scratch->query + first * dim, dim, dim / 2);
-        for (int r = 0; r < n; ++r)
-            for (int j = 0; j < Blocks; ++j)
-                store(h.scratch->scores + (first + r) * h.step->score_stride + (first_block + j) * 16,
-                      sums.at[r][j] * splat(factor));
+        each<n>(DIPTYCH_STEP(auto r) {
+            float *out = h.scratch->scores + (first + r.value) * h.step->score_stride + first_block * 16;
+            each<Blocks>(DIPTYCH_STEP(auto j) {
+                store(out + 16 * j.value, sums.at[r.value][j.value] * splat(factor));
+            });
+        });
     });
 }
 
@@ -116,8 +118,11 @@ DIPTYCH_INLINE void weigh_pairs(const Heads &h, int query, int queries, int colu
         const uint16_t *weight = h.scratch->probability + (query + offset) * stride;
         float *out = h.scratch->sums + (query + offset) * dim + column;
         Sums<n, Vectors> sums;
-        for (int r = 0; r < n; ++r)
-            for (int j = 0; j < Vectors; ++j) sums.at[r][j] = load(out + r * dim + 16 * j);
+        each<n>(DIPTYCH_STEP(auto r) {
+            each<Vectors>(DIPTYCH_STEP(auto j) {
+                sums.at[r.value][j.value] = load(out + r.value * dim + 16 * j.value);
+            });
+        });
         const uint8_t *values[Vectors];
         for (int pair = first; pair < last;) {
             int stop = (pair / 8 + 1) * 8 < last ? (pair / 8 + 1) * 8 : last;
@@ -129,13 +134,18 @@ DIPTYCH_INLINE void weigh_pairs(const Heads &h, int query, int queries, int colu
         }
         if (odd) {
             const uint8_t *start = h.block(last / 8, 1) + (last % 8) * 4 * dim + column * 4;
-            for (int j = 0; j < Vectors; ++j) {
-                Pairs v = first_of_pairs(load_pairs(start + 64 * j));
-                for (int r = 0; r < n; ++r) dot_pairs(sums.at[r][j], v, splat_pair(weight + r * stride + 2 * last));
-            }
+            each<Vectors>(DIPTYCH_STEP(auto j) {
+                Pairs v = first_of_pairs(load_pairs(start + 64 * j.value));
+                each<n>(DIPTYCH_STEP(auto r) {
+                    dot_pairs(sums.at[r.value][j.value], v, splat_pair(weight + r.value * stride + 2 * last));
+                });
+            });
         }
-        for (int r = 0; r < n; ++r)
-            for (int j = 0; j < Vectors; ++j) store(out + r * dim + 16 * j, sums.at[r][j]);
+        each<n>(DIPTYCH_STEP(auto r) {
+            each<Vectors>(DIPTYCH_STEP(auto j) {
+                store(out + r.value * dim + 16 * j.value, sums.at[r.value][j.value]);
+            });
+        });
     });
 }
 

@@ -72,17 +72,9 @@ void Geometry::check() const {
             "rope_scaling: factor and original_context must be above 0, high above low");
 }
 
-size_t Matrix::code_bytes() const {
-    size_t values = size_t(inputs) * kPanel;
-    if (format == Format::bf16) return values * 2;
-    return format == Format::int8 ? values : values / 2;
-}
-
 size_t Matrix::panel_bytes() const {
-    size_t scales = size_t(inputs / kGroup) * kPanel * 2;
-    if (format == Format::bf16) scales = 0;
-    if (format == Format::int4) scales *= 2;
-    return aligned(code_bytes() + scales);
+    size_t group = format == Format::bf16 ? kGroupBytesBf16 : format == Format::int8 ? kGroupBytesInt8 : kGroupBytesInt4;
+    return size_t(inputs / kGroup) * group;
 }
 
 Layout::Layout(const Geometry &geometry, Format format) : geometry(geometry), format(format) {

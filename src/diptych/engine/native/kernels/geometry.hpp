@@ -37,20 +37,23 @@ inline size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t(63); }
 inline int panels(int outputs) { return (outputs + kPanel - 1) / kPanel; }
 inline int padded(int outputs) { return panels(outputs) * kPanel; }
 
-// One matrix [outputs, inputs] as panels of 48 outputs, each panel contiguous:
-//   bf16  [inputs / 2][3][16][2] bf16
-//   int8  [inputs / 4][3][16][4] u8 (value + 128), then [inputs / 32][48] fp16 scales
-//   int4  [inputs / 8][3][16][4] u8 (low nibble: inputs 8i..8i+3, high: 8i+4..8i+7),
-//         then [inputs / 32][48][scale, minimum in two rows of 48] fp16
+// One matrix [outputs, inputs] as panels of 48 outputs, each panel contiguous and of these groups:
+//   bf16  48 outputs of 32 inputs: [16][3][16][2] bf16
+//   int8  [8][3][16][4] u8 (value + 128), then [48] fp16 scales, then 32 bytes unused
+//   int4  [4][3][16][4] u8 (low nibble: inputs 8i..8i+3, high: 8i+4..8i+7), then [48] fp16 scales, then
+//         [48] fp16 minima
+// A product reads a matrix from its first byte to its last: one stream for the prefetcher.
 struct Matrix {
     Format format = Format::bf16;
     int outputs = 0, inputs = 0;
     size_t offset = 0; // of the first panel, from the start of the packed buffer
 
-    size_t code_bytes() const;  // of one panel, before its scales
     size_t panel_bytes() const;
     size_t bytes() const { return panel_bytes() * panels(outputs); }
 };
+
+constexpr size_t kGroupBytesBf16 = 3072, kGroupBytesInt8 = 1664, kGroupBytesInt4 = 960;
+constexpr size_t kCodeBytesInt8 = 1536, kCodeBytesInt4 = 768; // of a group, before its scales
 
 struct LayerLayout {
     Matrix qkv, output, gate_up, down; // gate_up: panels alternate gate, up

@@ -55,14 +55,17 @@ DIPTYCH_OPERATOR(Int16, &)
 DIPTYCH_OPERATOR(Int16, |)
 #undef DIPTYCH_OPERATOR
 
-DIPTYCH_INLINE Float16 splat(float value) {
-    Float16 out;
-    DIPTYCH_EACH_PART out.part[part] = VectorF{} + value;
-    return out;
-}
 DIPTYCH_INLINE Int16 splat(int32_t value) {
     Int16 out;
     DIPTYCH_EACH_PART out.part[part] = VectorI{} + value;
+    return out;
+}
+DIPTYCH_INLINE Float16 splat(float value) { // by its bits: adding it to zero would cost an addition
+    int32_t raw;
+    std::memcpy(&raw, &value, 4);
+    Int16 all = splat(raw);
+    Float16 out;
+    DIPTYCH_EACH_PART out.part[part] = reinterpret_cast<VectorF>(all.part[part]);
     return out;
 }
 DIPTYCH_INLINE Float16 zero() { return splat(0.0f); }

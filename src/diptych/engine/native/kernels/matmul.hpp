@@ -22,16 +22,16 @@ struct Output {
 
 template <int Rows>
 DIPTYCH_INLINE void store_tile(const Sums<Rows, 3> &sums, const Output &out, int first_row, int column) {
-    for (int r = 0; r < Rows; ++r) {
-        int row = out.target ? out.target[first_row + r] : first_row + r;
-        float *to = out.base + row * out.stride + column;
-        for (int j = 0; j < 3; ++j) {
-            if (column + 16 * j >= out.columns) break;
-            Float16 value = sums.at[r][j];
-            if (out.add) value = load(to + 16 * j) + value;
-            store(to + 16 * j, value);
-        }
-    }
+    each<Rows>(DIPTYCH_STEP(auto r) {
+        int row = out.target ? out.target[first_row + r.value] : first_row + r.value;
+        float *to = out.base + row * ptrdiff_t(out.stride) + column;
+        each<3>(DIPTYCH_STEP(auto j) {
+            if (column + 16 * j.value >= out.columns) return;
+            Float16 value = sums.at[r.value][j.value];
+            if (out.add) value = load(to + 16 * j.value) + value;
+            store(to + 16 * j.value, value);
+        });
+    });
 }
 
 template <Format Kind>
@@ -51,7 +51,7 @@ void panel_times_rows(const Panel &panel, const Activations &x, int first_row, i
 
 inline Panel panel_of(const uint8_t *weights, const Matrix &matrix, int index) {
     const uint8_t *start = weights + matrix.offset + index * matrix.panel_bytes();
-    return {start, start + matrix.code_bytes(), matrix.inputs};
+    return {start, matrix.inputs};
 }
 
 inline void matmul_panel(const uint8_t *weights, const Matrix &matrix, int index, const Activations &x,

@@ -65,6 +65,14 @@ class Packer {
     Layout layout_;
 };
 
+Integers integer_array(nb::handle item, size_t span, const char *field) {
+    Integers array;
+    if (!nb::try_cast(item, array, false))
+        throw std::invalid_argument("spans[" + std::to_string(span) + "]." + field +
+                                    ": must be a contiguous int32 array of one dimension");
+    return array;
+}
+
 // The runner with the Python objects whose memory it uses.
 class Core {
   public:
@@ -91,7 +99,8 @@ class Core {
         int rows = 0;
         for (nb::handle item : spans) {
             nb::tuple span = nb::borrow<nb::tuple>(item);
-            Integers tokens = nb::cast<Integers>(span[2]), pages = nb::cast<Integers>(span[3]);
+            Integers tokens = integer_array(span[2], views.size(), "tokens");
+            Integers pages = integer_array(span[3], views.size(), "pages");
             int64_t count = int64_t(tokens.size()), from = nb::cast<int64_t>(span[4]);
             used.push_back(nb::cast<int>(span[0]));
             views.push_back({nb::cast<int64_t>(span[1]), tokens.data(), count, pages.data(),

@@ -55,13 +55,12 @@ void decode_row(const Source &s, int row, float *out) {
 
 struct Place { // of one output row in its panel
     uint8_t *panel;
-    uint8_t *scales;
     int lane;
 };
 
 Place place_of(const Matrix &matrix, uint8_t *packed, int output) {
     uint8_t *panel = packed + matrix.offset + size_t(output / kPanel) * matrix.panel_bytes();
-    return {panel, panel + matrix.code_bytes(), output % kPanel};
+    return {panel, output % kPanel};
 }
 
 // Scales are stored as fp16; a scale outside its range would turn the whole group into infinities.
@@ -81,8 +80,8 @@ void put_bf16(const Place &p, const float *row, int inputs) {
 }
 
 void put_group_int8(const Place &p, int group, uint16_t scale, const int8_t *codes) {
-    std::memcpy(p.scales + group * 96 + p.lane * 2, &scale, 2);
-    uint8_t *out = p.panel + group * 1536 + p.lane * 4;
+    uint8_t *start = p.panel + group * kGroupBytesInt8, *out = start + p.lane * 4;
+    std::memcpy(start + kCodeBytesInt8 + p.lane * 2, &scale, 2);
     for (int k = 0; k < kGroup; k += 4) {
         uint8_t four[4];
         for (int i = 0; i < 4; ++i) four[i] = uint8_t(codes[k + i]) ^ 0x80;
@@ -108,9 +107,9 @@ void quantise_int8(const Place &p, int group, const float *x) {
 
 // codes: 32 values of 0..15, one a byte, in input order.
 void put_group_int4(const Place &p, int group, uint16_t scale, uint16_t minimum, const uint8_t *codes) {
-    std::memcpy(p.scales + group * 192 + p.lane * 2, &scale, 2);
-    std::memcpy(p.scales + group * 192 + 96 + p.lane * 2, &minimum, 2);
-    uint8_t *out = p.panel + group * 768 + p.lane * 4;
+    uint8_t *start = p.panel + group * kGroupBytesInt4, *out = start + p.lane * 4;
+    std::memcpy(start + kCodeBytesInt4 + p.lane * 2, &scale, 2);
+    std::memcpy(start + kCodeBytesInt4 + 2 * kPanel + p.lane * 2, &minimum, 2);
     for (int k = 0; k < kGroup; k += 8) {
         uint8_t four[4];
         for (int i = 0; i < 4; ++i) four[i] = uint8_t(codes[k + i] | (codes[k + 4 + i] << 4));

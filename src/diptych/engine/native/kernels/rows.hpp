@@ -25,10 +25,9 @@ inline void embed_row(const uint8_t *weights, const diptych::Matrix &matrix, int
         for (int k = 0; k < matrix.inputs; ++k) out[k] = bf16_float(values[k / 2 * 96 + k % 2]);
         return;
     }
-    const uint16_t *scales = reinterpret_cast<const uint16_t *>(panel + matrix.code_bytes()) + lane;
-    for (int group = 0; group < matrix.inputs / kGroup; ++group) {
-        float scale = half_float(scales[group * kPanel]);
-        const uint8_t *codes = panel + group * 1536 + lane * 4;
+    for (int group = 0; group < matrix.inputs / kGroup; ++group, panel += diptych::kGroupBytesInt8) {
+        float scale = half_float(reinterpret_cast<const uint16_t *>(panel + diptych::kCodeBytesInt8)[lane]);
+        const uint8_t *codes = panel + lane * 4;
         for (int k = 0; k < kGroup; ++k)
             out[group * kGroup + k] = float(int(codes[k / 4 * 192 + k % 4]) - 128) * scale;
     }

@@ -134,35 +134,65 @@ void Runner::attach_pool(uint8_t *pool, size_t bytes, int64_t pages) {
     pool_pages_ = pages;
 }
 
-void Runner::check(const std::vector<SpanView> &spans) const {
+void Runner::check(const std::vector<SpanView> &spans) {
     int64_t rows = 0;
     for (size_t i = 0; i < spans.size(); ++i) {
-        const SpanView &span = spans[i];
-        if (span.count < 1) refuse(i, "tokens: must hold at least one token");
-        if (span.first_position < 0 || span.first_position + span.count > geometry_.context_max)
-            refuse(i, "first_position = " + std::to_string(span.first_position) + " with " +
-                          std::to_string(span.count) + " tokens: must stay within 0 to context_max = " +
-                          std::to_string(geometry_.context_max));
-        int64_t needed = (span.first_position + span.count + kPageTokens - 1) / kPageTokens;
-        if (span.page_count < needed)
-            refuse(i, "pages: " + std::to_string(span.page_count) + " pages, " + std::to_string(needed) +
-                          " needed");
-        for (int64_t k = 0; k < needed; ++k)
-            if (span.pages[k] < 0 || span.pages[k] >= pool_pages_)
-                refuse(i, "pages[" + std::to_string(k) + "] = " + std::to_string(span.pages[k]) +
-                              ": the pool has pages 0 to " + std::to_string(pool_pages_ - 1));
-        for (int64_t k = 0; k < span.count; ++k)
-            if (span.tokens[k] < 0 || span.tokens[k] >= geometry_.vocabulary)
-                refuse(i, "tokens[" + std::to_string(k) + "] = " + std::to_string(span.tokens[k]) +
-                              ": the vocabulary has ids 0 to " + std::to_string(geometry_.vocabulary - 1));
-        if (span.logits_from < 0 || span.logits_from > span.count)
-            refuse(i, "logits_from = " + std::to_string(span.logits_from) + ": must be 0 to " +
-                          std::to_string(span.count - 1));
-        rows += span.count;
+        check_span(i, spans[i]);
+        rows += spans[i].count;
     }
     if (rows > step_tokens_max_)
         throw std::invalid_argument("spans: " + std::to_string(rows) + " tokens, step_tokens_max is " +
                                     std::to_string(step_tokens_max_));
+    check_writers(spans);
+}
+
+void Runner::check_span(size_t i, const SpanView &span) const {
+    if (span.count < 1) refuse(i, "tokens: must hold at least one token");
+    if (span.first_position < 0 || span.first_position > geometry_.context_max - span.count)
+        refuse(i, "first_position = " + std::to_string(span.first_position) + " with " +
+                      std::to_string(span.count) + " tokens: must stay within 0 to context_max = " +
+                      std::to_string(geometry_.context_max));
+    int64_t needed = (span.first_position + span.count + kPageTokens - 1) / kPageTokens;
+    if (span.page_count != needed)
+        refuse(i, "pages: " + std::to_string(span.page_count) + " pages, must be " + std::to_string(needed));
+    for (int64_t k = 0; k < needed; ++k)
+        if (span.pages[k] < 0 || span.pages[k] >= pool_pages_)
+            refuse(i, "pages[" + std::to_string(k) + "] = " + std::to_string(span.pages[k]) +
+                          ": the pool has pages 0 to " + std::to_string(pool_pages_ - 1));
+    for (int64_t k = 0; k < span.count; ++k)
+        if (span.tokens[k] < 0 || span.tokens[k] >= geometry_.vocabulary)
+            refuse(i, "tokens[" + std::to_string(k) + "] = " + std::to_string(span.tokens[k]) +
+                          ": the vocabulary has ids 0 to " + std::to_string(geometry_.vocabulary - 1));
+    if (span.logits_from < 0 || span.logits_from > span.count)
+        refuse(i, "logits_from = " + std::to_string(span.logits_from) + ": must be 0 to " +
+                      std::to_string(span.count - 1));
+}
+
+// A page that one span writes is in no other table, and in its own only once: else what is read there
+// would depend on the order of the work.
+void Runner::check_writers(const std::vector<SpanView> &spans) {
+    page_mark_.resize(size_t(pool_pages_), 0);
+    int64_t written = mark_, read = mark_ + int64_t(spans.size());
+    mark_ = read + int64_t(spans.size());
+    for (size_t i = 0; i < spans.size(); ++i)
+        for (int64_t k = spans[i].first_position / kPageTokens; k < spans[i].page_count; ++k) {
+            int64_t &mark = page_mark_[size_t(spans[i].pages[k])];
+            if (mark > written)
+                refuse(i, "pages[" + std::to_string(k) + "]: page " + std::to_string(spans[i].pages[k]) +
+                              " is also written elsewhere in this step");
+            mark = written + 1 + int64_t(i);
+        }
+    for (size_t i = 0; i < spans.size(); ++i)
+        for (int64_t k = 0; k < spans[i].first_position / kPageTokens; ++k) {
+            int64_t &mark = page_mark_[size_t(spans[i].pages[k])];
+            if (mark == read + 1 + int64_t(i))
+                refuse(i, "pages[" + std::to_string(k) + "]: page " + std::to_string(spans[i].pages[k]) +
+                              " stands twice in the table");
+            if (mark > written && mark <= read)
+                refuse(i, "pages[" + std::to_string(k) + "]: page " + std::to_string(spans[i].pages[k]) +
+                              " is written by spans[" + std::to_string(mark - written - 1) + "]");
+            mark = read + 1 + int64_t(i);
+        }
 }
 
 void Runner::reserve_logits(int rows) {

@@ -45,7 +45,7 @@ class Runner {
     void attach_pool(uint8_t *pool, size_t bytes, int64_t pages);
 
     // Throws std::invalid_argument naming span and field; nothing has been written then.
-    void check(const std::vector<SpanView> &spans) const;
+    void check(const std::vector<SpanView> &spans);
     // `check` must have passed. Makes room for `rows` rows of logits; keeps those of earlier calls of
     // the same step where `rows` is the same.
     void reserve_logits(int rows);
@@ -63,6 +63,8 @@ class Runner {
         std::vector<const int32_t *> pages;
         std::vector<Tile> tiles;
     };
+    void check_span(size_t index, const SpanView &span) const;
+    void check_writers(const std::vector<SpanView> &spans);
     void list_rows(const std::vector<SpanView> &spans);
     void reserve_rows(int rows);
     void reserve_positions(int positions);
@@ -77,6 +79,8 @@ class Runner {
     std::vector<const uint8_t *> weights_;
     uint8_t *pool_ = nullptr;
     int64_t pool_pages_ = 0;
+    std::vector<int64_t> page_mark_; // what the current step does with a page; grows, never cleared
+    int64_t mark_ = 0;
     Rows rows_;
     int row_capacity_ = 0, position_capacity_ = 0, score_capacity_ = 0;
     Memory buffers_, logits_, scratch_memory_;
