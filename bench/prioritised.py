@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 AUTOGROUP_NICE = -15
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def take_priority() -> str:
@@ -25,6 +29,8 @@ def take_priority() -> str:
     if child:
         _stand_by(child)
     os.setsid()
+    for number in _HANDED_ON:
+        signal.signal(number, _end)
     try:
         Path("/proc/self/autogroup").write_text(str(AUTOGROUP_NICE), encoding="ascii")
     except OSError:
@@ -32,8 +38,13 @@ def take_priority() -> str:
     return f"autogroup at nice {AUTOGROUP_NICE}"
 
 
-def _stand_by(child: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+def _end(number: int, _frame: FrameType | None) -> None:
+    """An exception, so that fleets are stopped on the way out."""
+    sys.exit(128 + number)
+
+
+def _stand_by(child: int) -> NoReturn:
+    for number in _HANDED_ON:
         signal.signal(number, lambda received, _frame: os.kill(child, received))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
