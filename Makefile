@@ -36,7 +36,7 @@ define need_tools
 endef
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 install: $(INSTALLED) ## .venv with all that serving needs (neither torch nor transformers)
 
@@ -65,9 +65,17 @@ traces: $(BUILT) ## rewrite tests/traces/*.txt; read the diff before you commit 
 sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 	$(DEV)/python -m diptych.sim --seeds $(SEEDS) $(ARGS)
 
-# A file bench/x.py is run by `make bench-x ARGS="--json x.json"`.
+# A program bench/x.py is run by `make bench-x ARGS="--json x.json"`; its line here is for `make help`.
 bench-%: bench/%.py $(BUILT)
 	$(DEV)/python $< $(ARGS)
+bench-accuracy: ## logits of every engine and of the default pair against float32 torch
+bench-handoff: ## bytes and time of a local handoff, from the request records
+bench-idle: ## CPU time of an idle fleet
+bench-interference: ## what prefills do to decoding: 1P1D against the same two aggregated
+bench-memory: ## resident memory of the default fleet
+bench-native: ## the native engine against llama.cpp, in turns
+bench-recovery: ## what a client sees when P or D is killed
+bench-startup: ## time from `diptych serve` to ready
 
 clean: ## remove both environments, builds and caches
 	rm -rf .venv .venv-dev build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
