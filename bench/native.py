@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +91,18 @@ def figures(
 ) -> Iterator[Figure]:
     """What is timed of one format. `builds`: by the words that tell them apart."""
     must = MUST if format in GATED_FORMATS else None
-    kind = llama_cpp.MODEL_TYPES[format]
+    peers = {f"llama.cpp {llama_cpp.MODEL_TYPES[format]}, {words}": built for words, built in builds.items()}
     yield Figure(
         name=f"{format} prefill {CONTEXT}",
-        ours=lambda: native.prefill_speed(format),
-        peers={
-            f"llama.cpp {kind}, {words}": lambda built=built: built.speed(model, prompt=CONTEXT)
-            for words, built in builds.items()
-        },
+        ours=partial(native.prefill_speed, format),
+        peers={name: partial(built.speed, model, prompt=CONTEXT) for name, built in peers.items()},
         must=must,
     )
     for batch in BATCHES:
         yield Figure(
             name=f"{format} decode, batch {batch}, context {CONTEXT}",
-            ours=lambda batch=batch: native.decode_speed(format, batch),
-            peers={
-                f"llama.cpp {kind}, {words}": lambda built=built, batch=batch: _decode(built, model, batch)
-                for words, built in builds.items()
-            },
+            ours=partial(native.decode_speed, format, batch),
+            peers={name: partial(_decode, built, model, batch) for name, built in peers.items()},
             must=must if batch == 1 else None,
         )
 

@@ -103,7 +103,7 @@ def main() -> None:
     print(json.dumps({"isa": side.isa}), flush=True)
     for line in sys.stdin:
         format, kind, *numbers = line.split()
-        run = {"prefill": side.prefill, "decode": side.decode}[kind]
+        run = side.prefill if kind == "prefill" else side.decode
         print(run(format, *map(int, numbers)), flush=True)
 
 
