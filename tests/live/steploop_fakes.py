@@ -181,9 +181,7 @@ class Bench:
         ended: Any = lambda: False,
     ) -> StepsRan:
         self.runs += 1
-        action = RunSteps(
-            run=self.runs, steps_max=steps_max, prompts=prompts, tables=tables, predicted_ns=0
-        )
+        action = RunSteps(run=self.runs, steps_max=steps_max, prompts=prompts, tables=tables, predicted_ns=0)
         ran = self.stepper.run(action, ended)
         assert ran.run == self.runs
         return ran

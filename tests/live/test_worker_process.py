@@ -128,9 +128,7 @@ def test_prefill_and_decode_in_two_processes_give_the_same_text_over_one_pool(ho
     target.adopt("prefill-0@1", "worker", ends[1])
     target_control.send(target_requested(), payload())
     assert target_control.until(TargetReserved).held_tokens == 0
-    target_control.send(
-        RecipeFixed(request="r", attempt=1, recipe=RECIPE, split=SPLIT, source="prefill-0@1")
-    )
+    target_control.send(RecipeFixed(request="r", attempt=1, recipe=RECIPE, split=SPLIT, source="prefill-0@1"))
     source_control.send(
         PrefillRequested(
             request="r",
