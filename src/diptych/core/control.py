@@ -204,7 +204,8 @@ class ControlPlane:
             request.outputs = dict(open_request.finished)
             request.attempt = open_request.attempt or 0
             request.state = ADOPTING
-            request.resumed = any(start.emitted for start in open_request.starts)
+            request.resumed = any(start.emitted for start in open_request.starts) or bool(request.outputs)
+            request.streamed = request.resumed
             self.requests.open[arrived.request] = request
             self.requests.watch(request)
             if (arrived.request, request.attempt) in self.unclaimed:

@@ -88,6 +88,9 @@ class Fleet:
         self._numerics: dict[tuple[str, str], str] = {}
 
     def join(self, fact: WorkerJoined, now_ns: int) -> WorkerView:
+        view = self.workers.get(fact.worker)
+        if view is not None:
+            return view
         view = WorkerView(fact, now_ns)
         self.workers[fact.worker] = view
         for model in fact.models:

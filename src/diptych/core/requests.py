@@ -94,6 +94,7 @@ class Requests:
         request.starts = fact.starts
         request.outputs.update(fact.finished)
         request.resumed = True
+        request.streamed |= bool(fact.finished) or any(start.emitted for start in fact.starts)
         if not fact.starts:
             self._end(request, "stop", None)
             return

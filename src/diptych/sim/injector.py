@@ -94,14 +94,13 @@ class Injector:
             return
         dead, world.control = world.control, None
         dead.alive = False
-        for name, generation in list(world.connected.items()):
-            if generation != world.generation:
-                continue
+        for name in (SUPERVISOR, *world.doors):
             arrival_ns = world.links.arrival_ns(now_ns, dead.name, name)
-            if name == SUPERVISOR or name in world.doors:
-                world.at(arrival_ns, dead.name, name, events.ControlDown(generation))
-            elif name in world.workers:
-                world.at(arrival_ns, dead.name, name, facts.ControlLost())
+            world.at(arrival_ns, dead.name, name, events.ControlDown(world.generation))
+        for worker, generation in world.dialed.items():
+            if generation == world.generation:
+                arrival_ns = world.links.arrival_ns(now_ns, dead.name, worker)
+                world.at(arrival_ns, dead.name, worker, facts.ControlLost())
         self._later(now_ns + absent_ns, events.ControlUp(world.generation))
 
     def _lose_door(self, name: str) -> None:

@@ -38,6 +38,8 @@ class World:
         self.control: Seat | None = None
         self.connected: dict[str, int] = {}
         """Which generation of control each worker, door and agent has a socket to."""
+        self.dialed: dict[Incarnation, int] = {}
+        """The same for workers, from the moment they dial: news of it may still be under way to them."""
         self.payloads: dict[RequestId, Payload] = {}
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
@@ -108,7 +110,7 @@ class World:
                 self.payloads[_request_of(fact)] = payload
             return
         if isinstance(fact, facts.ControlJoined):
-            self.connected[to] = self.generation
+            self.connected[to] = fact.epoch
         self.pool_of(to).delivered(sender, to, fact)
         assert payload is None or isinstance(payload, Payload)
         self.loops[to].told(fact, payload)
@@ -155,6 +157,7 @@ class World:
 
     def connect(self, worker: Incarnation) -> None:
         if self.control is not None and self.workers[worker].alive:
+            self.dialed[worker] = self.generation
             joined = facts.ControlJoined(epoch=self.generation)
             self.driver.at(self.dial_ns(worker), self.control.name, worker, joined)
 
