@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fleet_harness import Fleet, Stream, eventually, fleet, is_alive
+from death_checks import KINDS, SEEDED, check_death, check_equal, check_whole, undisturbed
+from fleet_harness import Fleet, eventually, fleet, is_alive
 
 PROMPT = "once upon a time there were two panels on one hinge and nobody could say " * 4
 TOKENS = 60
@@ -41,39 +42,6 @@ def body(salt: str, **fields: Any) -> dict[str, Any]:
     return {"prompt": f"{salt} {PROMPT}", "max_tokens": TOKENS, "temperature": 0} | fields
 
 
-SEEDED = {"temperature": 1.0, "seed": 11}
-KINDS = {
-    "greedy": {},
-    "seeded": SEEDED,
-    "two": {"n": 2, **SEEDED},
-    "greedy two": {"n": 2},
-}
-
-
-def undisturbed(running: Fleet, request: dict[str, Any]) -> Stream:
-    whole = running.stream(**request).result()
-    check_whole(whole, request)
-    return whole
-
-
-def check_whole(stream: Stream, request: dict[str, Any]) -> None:
-    count = request.get("n", 1)
-    assert stream.error is None
-    assert stream.complete
-    assert sorted(stream.finishes) == list(range(count))
-    assert stream.usage is not None
-    assert stream.usage["completion_tokens"] == count * TOKENS
-
-
-def check_equal(stream: Stream, whole: Stream, request: dict[str, Any]) -> None:
-    check_whole(stream, request)
-    assert stream.texts == whole.texts
-    assert stream.finishes == whole.finishes
-    assert stream.usage is not None
-    assert whole.usage is not None
-    assert stream.usage["prompt_tokens"] == whole.usage["prompt_tokens"]
-
-
 def test_the_two_halves_meet_without_moving_a_byte(healthy: Fleet) -> None:
     stream = undisturbed(healthy, body("walk"))
     trace = healthy.trace(stream.request_id)
@@ -96,29 +64,7 @@ def test_the_two_halves_meet_without_moving_a_byte(healthy: Fleet) -> None:
 def test_a_killed_worker_leaves_no_trace_in_the_text(
     healthy: Fleet, victim: str, moment: str, kind: str
 ) -> None:
-    request = body(f"{victim} {moment} {kind}", **KINDS[kind])
-    pid = healthy.worker(victim)["pid"]
-    stream = healthy.stream(**request)
-    if moment == "prefill":
-        healthy.wait_prefilling()
-    else:
-        stream.wait_for_chunks(10)
-    healthy.kill(pid)
-    check_whole(stream.result(), request)
-    trace = healthy.trace(stream.request_id)
-    assert trace["exact"] is True
-    assert trace["output_tokens"] == request.get("n", 1) * TOKENS
-    outcomes = [attempt["outcome"] for attempt in trace["attempts"]]
-    if victim == "decode-0":
-        assert outcomes == ["target lost", "finished"]
-    elif moment == "prefill":
-        assert outcomes[0] == "source lost"
-    else:
-        assert outcomes[-1] == "finished"
-    healthy.wait_all_ready()
-    whole = undisturbed(healthy, request)
-    assert healthy.trace(whole.request_id)["recipe"] == trace["recipe"]
-    check_equal(stream, whole, request)
+    check_death(healthy, victim, moment, body(f"{victim} {moment} {kind}", **KINDS[kind]))
 
 
 def test_both_workers_killed_at_once(healthy: Fleet) -> None:
