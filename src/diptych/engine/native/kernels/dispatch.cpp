@@ -55,6 +55,4 @@ const Variant &choose_variant(const std::string &name) {
                                 list);
 }
 
-int forward_phases(const Geometry &geometry) { return 1 + 8 * geometry.layers + 2; }
-
 } // namespace diptych

@@ -33,9 +33,8 @@ class Pass {
             return;
         }
         int most = count / (team_.size() * 8), chunk = most > 1 ? most : 1;
-        for (int first; (first = team_.take(phase_, chunk)) < count;)
+        for (int first; (first = team_.take(chunk)) < count;)
             for (int i = first; i < count && i < first + chunk; ++i) f(i);
-        ++phase_;
         team_.barrier();
     }
 
@@ -104,7 +103,6 @@ class Pass {
     Team &team_;
     int thread_;
     const Scratch &scratch_;
-    int phase_ = 0;
 };
 
 inline void forward(const Step &step, Team &team, int thread) { Pass(step, team, thread).run(); }

@@ -64,8 +64,9 @@ void Geometry::check() const {
     require_multiple("head_dim", head_dim);
     require(heads % kv_heads == 0, "heads = " + std::to_string(heads) +
                                        ": must be a multiple of kv_heads = " + std::to_string(kv_heads));
-    require(heads / kv_heads <= 16, "heads / kv_heads = " + std::to_string(heads / kv_heads) +
-                                        ": the native kernels take at most 16");
+    require(heads / kv_heads <= kHeadsPerGroupMax,
+            "heads / kv_heads = " + std::to_string(heads / kv_heads) + ": the native kernels take at most " +
+                std::to_string(kHeadsPerGroupMax));
     require(norm_epsilon > 0 && norm_epsilon < 1, "norm_epsilon: must be above 0 and below 1");
     require(rope_theta >= 1, "rope_theta: must be at least 1");
     require(!rope_scaled || (rope_factor > 0 && rope_high > rope_low && rope_original_context > 0),

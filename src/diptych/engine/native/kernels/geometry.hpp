@@ -10,7 +10,7 @@ namespace diptych {
 constexpr int kPanel = 48;      // output features of one weight panel
 constexpr int kGroup = 32;      // input features that share a scale
 constexpr int kPageTokens = 16; // tokens of a KV page
-constexpr int kLanes = 16;      // lanes of every vector sum, on every instruction set
+constexpr int kHeadsPerGroupMax = 16;
 
 enum class Format { bf16, int8, int4 };
 

@@ -1,6 +1,7 @@
 #include "pack.hpp"
 
 #include "half.hpp"
+#include "rounding.hpp"
 
 #include <cmath>
 #include <stdexcept>
@@ -224,6 +225,7 @@ void write_header(const Layout &layout, uint8_t *packed) {
 
 void pack_tensor(const Layout &layout, uint8_t *packed, const std::string &slot_name, int layer,
                  const Source &source) {
+    RoundToNearest mode;
     Slot slot = layer < 0 ? model_slot(layout, slot_name) : layer_slot(layout, slot_name, layer);
     check_shape(slot, source);
     std::vector<float> scratch(size_t(source.inputs));

@@ -1,5 +1,7 @@
 #include "runner.hpp"
 
+#include "rounding.hpp"
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -55,7 +57,7 @@ size_t carve_rows(Step &s, const Geometry &g, size_t rows, uint8_t *base) {
 
 size_t carve_scratch(Scratch &s, const Geometry &g, size_t positions, uint8_t *base) {
     Carver carver(base);
-    size_t queries = std::max(kTileQueries, g.heads / g.kv_heads);
+    size_t queries = kTileQueries;
     s.scores = carver.take<float>(queries * positions);
     s.probability = carver.take<uint16_t>(queries * positions);
     s.query = carver.take<uint16_t>(queries * g.head_dim);
@@ -277,13 +279,14 @@ Step Runner::step_of(const Layout &layout, const uint8_t *weights) {
 
 void Runner::run(int weights, const std::vector<SpanView> &spans) {
     if (spans.empty()) return;
+    RoundToNearest mode; // the tables of angles too
     list_rows(spans);
     int end = 1 + *std::max_element(rows_.positions.begin(), rows_.positions.end());
     reserve_rows(int(rows_.tokens.size()));
     reserve_positions(end);
     reserve_scores(end);
     Step step = step_of(layouts_[size_t(weights)], weights_[size_t(weights)]);
-    team_.run([&](int thread) { variant_.forward(step, team_, thread); }, forward_phases(geometry_));
+    team_.run([&](int thread) { variant_.forward(step, team_, thread); });
 }
 
 } // namespace diptych

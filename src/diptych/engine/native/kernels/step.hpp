@@ -8,7 +8,8 @@ namespace diptych {
 struct Tile { // consecutive rows of one span, which share the reads of its K and V
     int first_row, rows;
 };
-constexpr int kTileQueries = 12; // most query rows (tokens x heads of one group) of a tile
+constexpr int kTileQueries = 16; // most query rows (tokens x heads of one group) of a tile
+static_assert(kTileQueries >= kHeadsPerGroupMax, "one token's heads must fit a tile");
 
 // Inputs of a matrix product, one row a token: bf16, or int8 with a scale for every 32.
 struct Activations {
@@ -62,8 +63,6 @@ struct Variant {
     float (*greatest)(const float *row, size_t count);
     double (*powers)(const float *row, size_t count, float shift, float factor, float *power);
 };
-
-int forward_phases(const Geometry &geometry); // phases of `forward` that share out work
 
 const Variant &variant_plain();
 #if defined(DIPTYCH_X86)

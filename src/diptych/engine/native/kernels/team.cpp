@@ -85,12 +85,11 @@ void Team::help(int thread) {
     }
 }
 
-void Team::run(const std::function<void(int)> &job, int phases) {
+void Team::run(const std::function<void(int)> &job) {
     if (pinned_caller_ != std::this_thread::get_id()) {
         pin(0);
         pinned_caller_ = std::this_thread::get_id();
     }
-    taken_.assign(size_t(phases), Counter());
     if (size_ > 1) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -110,6 +109,7 @@ void Team::barrier() {
     if (size_ == 1) return;
     int round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+        __atomic_store_n(&taken_, 0, __ATOMIC_RELAXED);
         arrived_.store(0, std::memory_order_relaxed);
         round_.store(round + 1, std::memory_order_release);
         futex(round_, FUTEX_WAKE, INT_MAX);
