@@ -80,7 +80,7 @@ class Streams:
 
     def steps_max(self, run: RunInHand, quantum: int) -> int:
         """`quantum` steps where pages for all of them are to be had without preempting, else one."""
-        for task, sequence in [*run.decoding, *run.sampled]:
+        for task, sequence in run.decoding:
             limit = task.ask.prompt_tokens + task.ask.tokens_max
             if not self._room_for(task, sequence, min(sequence.known + quantum - 1, limit)):
                 return 1

@@ -118,12 +118,9 @@ class Worker:
             self._end_run()
 
     def _newcomer(self) -> bool:
-        run = self.run
-        assert run is not None
-        if self.sources.jobs():
-            return True
-        sampled = {id(task) for task, _ in run.sampled}
-        return any(id(task) not in sampled for task in self.targets.streams.jobs())
+        assert self.run is not None
+        seats = self.config.running_max - len(self.run.decoding)
+        return bool(self.sources.jobs() or (seats > 0 and self.targets.streams.jobs()))
 
     def _end_run(self) -> None:
         assert self.run is not None
@@ -139,8 +136,9 @@ class Worker:
         pending = self._plan_prompts(now_ns, run)
         if not run.decoding and not run.prompts:
             return
+        # A run with prompts is one step, so that control hears at once that the stream has begun.
         run.steps_max = 1
-        if (run.decoding or run.sampled) and not pending:
+        if run.decoding and not run.prompts and not pending:
             run.steps_max = streams.steps_max(run, self.config.quantum_tokens)
         run.predicted_ns = self.rates.predict(run)
         self.run = run
@@ -180,6 +178,8 @@ class Worker:
             planned[id(task)] = planned.get(id(task), 0) + count
         if any(job.computed + planned.get(id(job), 0) < job.ask.split for job in self.sources.jobs()):
             return True
+        if len(run.decoding) + len(run.sampled) >= self.config.running_max:
+            return False
         waiting = sum(
             not sequence.done and not sequence.decoding
             for job in self.targets.streams.jobs()
