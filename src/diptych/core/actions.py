@@ -22,7 +22,8 @@ class Send(Action, frozen=True):
 class PromptSpan(msgspec.Struct, frozen=True, array_like=True):
     """Prompt (or replayed) positions to compute in one step; `sequence` is `SHARED` for the common part.
 
-    Spans of a step are listed so that each depends on earlier ones only."""
+    Spans of a step are listed so that each depends on earlier ones only; engines take independent spans,
+    so the step loop joins or serialises those that depend."""
 
     request: RequestId
     attempt: Attempt

@@ -128,7 +128,12 @@ class Engine(Protocol):
         """Maps the pool: `pages * kv_format.page_bytes` writable bytes, page i at i * page_bytes."""
 
     def step(self, spans: Sequence[Span]) -> StepResult:
-        """Computes the spans. Raises `ValueError` naming the field on a span outside the limits."""
+        """Computes the spans. Raises `ValueError` naming the field on a span outside the limits.
+
+        Spans of one step are independent: none reads a page that another writes. Who has work that
+        depends on work (a prompt's shared part and the tails after it) joins it into one span where the
+        pages line up, and otherwise makes two steps of it.
+        """
         ...
 
     def sampler(
