@@ -61,7 +61,7 @@ class Checkers:
             raise Violation("pages held at quiet", f"{name} {counts}")
         pool = self.world.pool_of(name)
         # A page read by two claimants is paid for twice: its owner has the second payment to spare.
-        extra = sum(max(0, sum(pool.pages[page].claims.values()) - 1) for page in pool.owned(name))
+        extra = pool.paid_more_than_once(name)
         if counts.total != plan.pages + extra:
             raise Violation("room changed", f"{name} was granted {plan.pages} (+{extra}), has {counts}")
         loop = self.world.loops[name]

@@ -28,14 +28,15 @@ class Page:
         self.filled = 0
         self.stamp = 0
         """Of the last filled slot; with the chain it stands for all slots before."""
-        self.claims: Counter[Incarnation] = Counter()
+        self.claims: dict[Incarnation, Incarnation] = {}
+        """Claimant and whom it claims from: the owner, or another claimant that lent on what it claims."""
         self.offers: set[Offer] = set()
         self.loans: Counter[Loan] = Counter()
         """(lender, reader, request, attempt): context that a target lends its source, without payment."""
 
     def readers(self, besides: Incarnation = "") -> list[Incarnation]:
         """Who may read the page without owning it."""
-        names = [name for name, count in self.claims.items() if count and name != besides]
+        names = [name for name in self.claims if name != besides]
         return names + [loan[1] for loan, count in self.loans.items() if count and loan[1] != besides]
 
 
@@ -129,6 +130,10 @@ class Pool:
             case facts.EstateSettled():
                 for page in from_extents(fact.inherited + fact.deposits):
                     self._inherited(to, fact.lost, page)
+                for heir, pages in fact.moved:
+                    for page in from_extents(pages):
+                        if to in self.pages[page].claims:
+                            self.pages[page].claims[to] = heir
             case _:
                 pass
 
@@ -136,7 +141,7 @@ class Pool:
         """Dead readers claim nothing; what it owned stays its estate until it is granted anew."""
         self.alive.discard(worker)
         for page in self.pages:
-            del page.claims[worker]
+            page.claims.pop(worker, None)
             for loan in [held for held in page.loans if held[1] == worker]:
                 del page.loans[loan]
 
@@ -144,7 +149,12 @@ class Pool:
         return {number for number, page in enumerate(self.pages) if page.owner == worker}
 
     def claimed(self, worker: Incarnation) -> set[int]:
-        return {number for number, page in enumerate(self.pages) if page.claims[worker]}
+        return {number for number, page in enumerate(self.pages) if worker in page.claims}
+
+    def paid_more_than_once(self, lender: Incarnation) -> int:
+        """Payments beyond the first for pages that several claim of this worker."""
+        counts = [list(page.claims.values()).count(lender) for page in self.pages]
+        return sum(max(0, count - 1) for count in counts)
 
     def offers(self) -> list[Offer]:
         return list(self._offered)
@@ -153,7 +163,7 @@ class Pool:
 
     def _sealed_by(self, sender: Incarnation, page: int) -> None:
         held = self.pages[page]
-        if held.owner != sender and not held.claims[sender]:
+        if held.owner != sender and sender not in held.claims:
             raise Violation("offer of another's page", f"{sender} offers page {page} of {held.owner}")
         if held.filled != self.page_tokens:
             raise Violation("unsealed page offered", f"{sender} offers page {page}, {held.filled} filled")
@@ -167,22 +177,22 @@ class Pool:
         if len(fact.kept) != len(fact.deposit):
             raise Violation("wrong payment", f"{claimant} keeps {len(fact.kept)}, pays {len(fact.deposit)}")
         for page in fact.kept:
-            self.pages[page].claims[claimant] += 1
+            if claimant in self.pages[page].claims:
+                raise Violation("claimed twice", f"{claimant} claims page {page} again, of {owner}")
+            self.pages[page].claims[claimant] = owner
 
     def _lent(self, lender: Incarnation, reader: str, fact: facts.ContextLent) -> None:
         for number in fact.pages:
             page = self.pages[number]
-            if page.owner != lender and not page.claims[lender]:
+            if page.owner != lender and lender not in page.claims:
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
             page.loans[lender, reader, fact.request, fact.attempt] += 1
 
     def _unclaimed(self, claimant: Incarnation, page: int) -> None:
-        claims = self.pages[page].claims
-        if claims[claimant] <= 0 and self.pages[page].owner != claimant:
+        if self.pages[page].claims.pop(claimant, None) is None and self.pages[page].owner != claimant:
             raise Violation("release without a claim", f"{claimant} releases page {page}")
-        claims[claimant] = max(0, claims[claimant] - 1)
         lent = [loan[1] for loan, count in self.pages[page].loans.items() if count and loan[0] == claimant]
-        if lent and not claims[claimant]:
+        if lent:
             raise Violation("release under a reader", f"{claimant} lets go of page {page}, lent to {lent}")
 
     def _gave(self, giver: Incarnation, receiver: str, pages: tuple[int, ...]) -> None:
@@ -216,7 +226,7 @@ class Pool:
             if page.owner != worker and page.giver != worker and not self._received_from(worker, page):
                 raise Violation("false statement", f"{worker} states page {number} of {page.owner}")
         for number in from_extents(fact.claimed):
-            if not self.pages[number].claims[worker]:
+            if worker not in self.pages[number].claims:
                 raise Violation("false statement", f"{worker} states a claim on page {number}")
 
     def _granted(self, worker: Incarnation, number: int) -> None:
@@ -243,5 +253,5 @@ class Pool:
         if page.owner != lost and lost not in (page.giver, page.receiver):
             raise Violation("foreign inheritance", f"{worker} inherits page {number} of {page.owner}")
         page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
-        del page.claims[worker]
+        page.claims.pop(worker, None)
         page.offers.clear()
