@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.core import facts
 from diptych.core.config import SECOND_NS
-from diptych.core.worker import BUSY_BEAT_NS
+from diptych.core.worker.machine import BUSY_BEAT_NS
 
 
 def beats_until(table: Any, end_ns: int) -> int:

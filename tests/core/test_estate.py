@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diptych.core import facts
-from diptych.core.estate import Estate
+from diptych.core.control.estate import Estate
 from diptych.core.facts import EstateSettled, HostStated, OwnershipStated, PagesGiven, PagesGranted, PeerLost
 
 A, B, C = "a@1", "b@1", "c@1"

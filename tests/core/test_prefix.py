@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from diptych.core.prefix import PrefixTree
-from diptych.core.prefix_node import Freed, Node
+from diptych.core.pages.node import Freed, Node
+from diptych.core.pages.prefix import PrefixTree
 from diptych.core.recipe import OPEN_END, Recipe, join, numerics_at
 
 PAGE = 4

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.config import ControlConfig
+from diptych.core.control.fleet import Fleet
+from diptych.core.control.router import Need, Route, Router
 from diptych.core.facts import RequestArrived, WorkerJoined
-from diptych.core.fleet import Fleet
 from diptych.core.recipe import OPEN_END, Recipe, join
-from diptych.core.router import Need, Route, Router
 
 PAGE = 16
 MS = 1_000_000

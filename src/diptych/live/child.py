@@ -33,7 +33,8 @@ class Child:
         """Incarnation of the process: what it is called in facts."""
         self.module = module
         self.alive = True
-        self.served = False
+        self.launched = False
+        """It was told what it is; before that it only imports its modules."""
         self.failure: str | None = None
         """Why starting it again will not help, if it said so."""
         self._reaped = reaped

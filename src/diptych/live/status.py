@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diptych.core.control.status import ControlStatus, WorkerStatus
 from diptych.core.ids import incarnation, worker_epoch, worker_name
-from diptych.core.status import ControlStatus, WorkerStatus
 from diptych.live.fleet_state import FleetState
 from diptych.live.launch import ProcessStarted
 

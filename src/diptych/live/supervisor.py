@@ -19,23 +19,27 @@ import signal
 import socket
 from collections.abc import Callable
 
-from diptych.core.config import SECOND_NS, ControlConfig
-from diptych.core.facts import Fact, HostStated, WorkerLost, WorkerSpawned
+from diptych.core.config import SECOND_NS
+from diptych.core.facts import Fact, WorkerLost, WorkerSpawned
 from diptych.core.ids import CONTROL, incarnation
 from diptych.live.child import Child
 from diptych.live.launch import (
     Connected,
-    ControlLaunch,
-    DoorLaunch,
     FenceAsked,
     HostMessage,
     PackAsked,
     Packed,
-    ProcessStarted,
     Served,
     StartFailed,
     StopAsked,
-    WorkerLaunch,
+)
+from diptych.live.launching import (
+    HOST,
+    control_launch,
+    door_launch,
+    host_stated,
+    process_started,
+    worker_launch,
 )
 from diptych.live.pool import create_pool, pool_pages
 from diptych.live.serve_plan import ServePlan
@@ -48,7 +52,6 @@ START_FAILURES_MAX = 3
 """So many deaths of one process before the fleet first served end the start."""
 CUT_S = 2.0
 """How long a child may take to end after it was asked to, beyond the grace."""
-HOST = "host-0"
 DOOR = "door-0"
 
 
@@ -63,6 +66,11 @@ class Slot:
         self.child: Child | None = None
         self.failures = 0
         self.restart: asyncio.TimerHandle | None = None
+
+    @property
+    def live(self) -> Child | None:
+        """The process, if it runs and was told what it is."""
+        return self.child if self.child is not None and self.child.launched else None
 
 
 class Supervisor:
@@ -79,10 +87,10 @@ class Supervisor:
         self._workers = {
             worker.name: Slot(worker.name, "diptych.live.worker", worker.core) for worker in plan.workers
         }
-        self._worker_plans = {worker.name: worker for worker in plan.workers}
         self._packer: Child | None = None
         self._packed: Packed | None = None
-        self._weights: list[int] = []
+        self._memory: list[int] = []
+        """Descriptors of what the packer made: token table and weights."""
         self._pool = -1
         self._pool_pages = 0
         self._port = plan.port
@@ -111,10 +119,13 @@ class Supervisor:
                 page_tokens=self._plan.page_tokens,
             )
         )
+        # They import while the packer packs, and wait for their launch messages.
+        for slot in self._slots():
+            self._spawn(slot)
         try:
             return await self._ended
         finally:
-            for descriptor in (*self._weights, self._pool):
+            for descriptor in (*self._memory, self._pool):
                 if descriptor >= 0:
                     os.close(descriptor)
 
@@ -140,94 +151,71 @@ class Supervisor:
             f"pool: {self._pool_pages} pages of {packed.model.page_bytes} bytes; "
             f"{packed.model.name} packed in {packed.seconds:.1f} s"
         )
-        for slot in (self._control, self._door, *self._workers.values()):
-            self._start(slot)
+        for slot in self._slots():
+            self._launch(slot)
 
-    def _start(self, slot: Slot) -> None:
+    def _restart(self, slot: Slot) -> None:
         slot.restart = None
+        self._spawn(slot)
+        self._launch(slot)
+
+    def _spawn(self, slot: Slot) -> None:
         slot.epoch += 1
         identity = CONTROL if slot is self._control else incarnation(slot.name, slot.epoch)
         child = Child(slot.module, identity, received=self._received, reaped=self._reaped, core=slot.core)
         slot.child = child
         self._tell(f"{identity}: started, pid {child.pid}" + _on_core(slot.core))
+
+    def _launch(self, slot: Slot) -> None:
+        """Says to a child what it is and connects it with the partners that were launched before it."""
+        child = slot.child
+        assert child is not None
+        child.launched = True
         if slot is self._control:
             self._launch_control(child)
         elif slot is self._door:
             self._launch_door(child)
         else:
-            self._launch_worker(slot, child)
+            self._launch_worker(child)
 
     def _launch_control(self, child: Child) -> None:
-        config = ControlConfig(epoch=self._control.epoch, lease_ns=self._plan.lease_ns)
-        child.link.send(ControlLaunch(config=config, host=HOST, log_folder=self._plan.log_folder))
-        child.link.send(
-            HostStated(
-                host=HOST,
-                pool_pages=self._pool_pages,
-                workers=tuple(worker.identity for worker in self._live_workers()),
-                shares=self._shares(),
-            )
-        )
-        for worker in self._live_workers():
-            child.link.send(self._process_started(worker))
+        child.link.send(control_launch(self._plan, self._control.epoch))
+        workers = self._live_workers()
+        identities = tuple(worker.identity for worker in workers)
+        child.link.send(host_stated(self._plan, self._pool_pages, identities))
+        for worker in workers:
+            child.link.send(process_started(self._plan, worker.identity, worker.pid))
             self._connect(worker, child)
-        if self._door.child is not None:
-            self._connect(self._door.child, child)
+        door = self._door.live
+        if door is not None:
+            self._connect(door, child)
 
     def _launch_door(self, child: Child) -> None:
         assert self._packed is not None
-        child.link.send(
-            DoorLaunch(
-                door=child.identity,
-                address=self._plan.address,
-                port=self._port,
-                model=self._packed.model,
-                pool_pages=self._pool_pages,
-                page_tokens=self._plan.page_tokens,
-                scripted=self._plan.scripted,
-                records_path=self._plan.records_path,
-                grace_ns=self._plan.grace_ns,
-            )
-        )
+        launch = door_launch(self._plan, self._packed, self._pool_pages, child.identity, self._port)
+        child.link.send(launch)
         for worker in self._live_workers():
             self._connect(worker, child)
-        if self._control.child is not None:
-            self._connect(child, self._control.child)
+        control = self._control.live
+        if control is not None:
+            self._connect(child, control)
 
-    def _launch_worker(self, slot: Slot, child: Child) -> None:
+    def _launch_worker(self, child: Child) -> None:
         assert self._packed is not None
-        plan = self._worker_plans[slot.name]
-        child.link.send(
-            WorkerLaunch(
-                worker=child.identity,
-                host=HOST,
-                role=plan.role,
-                engine=plan.engine,
-                format=plan.format,
-                formats=tuple(dict.fromkeys(other.format for other in self._plan.workers)),
-                options=plan.options,
-                model=self._packed.model,
-                weights=self._packed.weights,
-                pool_pages=self._pool_pages,
-                page_tokens=self._plan.page_tokens,
-                lease_ns=self._plan.lease_ns,
-                core=plan.core,
-                log_folder=self._plan.log_folder,
-            ),
-            (self._pool, *self._weights),
-        )
+        launch = worker_launch(self._plan, self._packed, self._pool_pages, child.identity)
+        child.link.send(launch, (self._pool, *self._memory))
         # Peers and doors first: once control knows of the worker, either may be named to it.
         for other in self._live_workers():
             if other is not child:
                 self._connect(other, child)
-        if self._door.child is not None:
-            self._connect(self._door.child, child)
-        if self._control.child is not None:
+        door, control = self._door.live, self._control.live
+        if door is not None:
+            self._connect(door, child)
+        if control is not None:
             limit_ns = self._plan.start_limit_ns
-            link = self._control.child.link
-            link.send(WorkerSpawned(worker=child.identity, host=HOST, limit_ns=limit_ns))
-            link.send(self._process_started(child))
-            self._connect(child, self._control.child)
+            control.link.send(WorkerSpawned(worker=child.identity, host=HOST, limit_ns=limit_ns))
+            control.link.send(process_started(self._plan, child.identity, child.pid))
+            self._connect(child, control)
 
     def _connect(self, one: Child, other: Child) -> None:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -237,31 +225,13 @@ class Supervisor:
             child.link.send(Connected(peer=peer.identity, kind=kind, epoch=epoch), (end.fileno(),))
             end.close()
 
-    def _process_started(self, child: Child) -> ProcessStarted:
-        plan = self._worker_plans[child.identity.rpartition("@")[0]]
-        return ProcessStarted(
-            worker=child.identity, pid=child.pid, role=plan.role, engine=plan.engine, format=plan.format
-        )
-
-    def _shares(self) -> tuple[tuple[str, int], ...]:
-        """Pages for each worker by the weights of the plan; they add up to the pool."""
-        total = sum(plan.share for plan in self._plan.workers)
-        shares = []
-        taken = weight = 0
-        for plan in self._plan.workers:
-            weight += plan.share
-            end = self._pool_pages * weight // total
-            shares.append((plan.name, end - taken))
-            taken = end
-        return tuple(shares)
-
     # ---- running ------------------------------------------------------------------------------
 
     def _received(self, child: Child, message: HostMessage | Fact, descriptors: list[int]) -> None:
         match message:
             case Packed():
                 self._packed = message
-                self._weights = descriptors
+                self._memory = descriptors
             case Served(address=address, port=port):
                 self._served(child, address, port)
             case StartFailed(reason=reason):
@@ -272,7 +242,6 @@ class Supervisor:
                 raise AssertionError(f"{child.identity} sent {message}")
 
     def _served(self, child: Child, address: str, port: int) -> None:
-        child.served = True
         if child is self._door.child:
             self._port = port
             if not self._serving:
@@ -300,16 +269,18 @@ class Supervisor:
             slot.failures = 0
         slot.failures += 1
         why = child.failure or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
-        if not self._serving and (child.failure or slot.failures >= START_FAILURES_MAX):
+        if self._packed is None or (
+            not self._serving and (child.failure or slot.failures >= START_FAILURES_MAX)
+        ):
             self._fail(f"{child.identity}: {why}")
             return
         pause_s = min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (slot.failures - 1))
         self._tell(f"{child.identity}: gone ({why}), starts again in {pause_s:.1f} s")
-        slot.restart = self._loop.call_later(pause_s, self._start, slot)
+        slot.restart = self._loop.call_later(pause_s, self._restart, slot)
 
     def _tell_control(self, fact: Fact) -> None:
-        if self._control.child is not None:
-            self._control.child.link.send(fact)
+        if self._control.live is not None:
+            self._control.live.link.send(fact)
 
     def _slot_of(self, child: Child) -> Slot:
         return next(slot for slot in self._slots() if slot.child is child)
@@ -318,7 +289,7 @@ class Supervisor:
         return (self._control, self._door, *self._workers.values())
 
     def _live_workers(self) -> list[Child]:
-        return [slot.child for slot in self._workers.values() if slot.child is not None]
+        return [slot.live for slot in self._workers.values() if slot.live is not None]
 
     # ---- ending -------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import os
 import socket
 
 from diptych.api.http.app import App
-from diptych.api.text.loaded import LoadedText
 from diptych.api.http.server import ServerSettings, serve
+from diptych.api.text.loaded import LoadedText
 from diptych.api.text.machinery import TextModels
 from diptych.core.config import SECOND_NS
 from diptych.core.facts import Fact

@@ -16,8 +16,8 @@ from __future__ import annotations
 import msgspec
 
 from diptych.core.config import ControlConfig
+from diptych.core.control.fleet import BOTH, DECODE, Fleet, WorkerView
 from diptych.core.facts import RequestArrived
-from diptych.core.fleet import BOTH, DECODE, Fleet, WorkerView
 from diptych.core.recipe import Recipe, numerics_at, numerics_of, run_end
 
 DECODE_DUTY = 1.5

@@ -7,7 +7,9 @@ from heapq import heappop, heappush
 
 from diptych.core.actions import Action, Send
 from diptych.core.config import ControlConfig
-from diptych.core.dispatch import Dispatch
+from diptych.core.control.dispatch import Dispatch
+from diptych.core.control.fleet import Fleet
+from diptych.core.control.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
 from diptych.core.errors import BrokenInvariant, ImpossibleFact
 from diptych.core.facts import (
     ClientGone,
@@ -26,9 +28,7 @@ from diptych.core.facts import (
     TargetRefused,
     TargetReserved,
 )
-from diptych.core.fleet import Fleet
 from diptych.core.ids import Incarnation, RequestId
-from diptych.core.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
 
 ABSENT = "absent"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diptych.core.actions import Action, EndRun, RunSteps, Send, TablePart
-from diptych.core.batch import Rates, RunInHand, table_part
 from diptych.core.config import WorkerConfig
 from diptych.core.errors import BrokenInvariant, ImpossibleFact
 from diptych.core.facts import (
@@ -42,10 +41,11 @@ from diptych.core.facts import (
     WorkerJoined,
 )
 from diptych.core.ids import CONTROL
-from diptych.core.pages import Ledger, PageCounts
-from diptych.core.sequence import RUNNING, Source, Target
-from diptych.core.source import Sources
-from diptych.core.target import Targets
+from diptych.core.pages.ledger import Ledger, PageCounts
+from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.sequence import RUNNING, Source, Target
+from diptych.core.worker.source import Sources
+from diptych.core.worker.target import Targets
 
 BUSY_BEAT_NS = 100_000_000
 """A change of load is told at most so often."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diptych.core.actions import Action, DropRequest, PromptSpan, Send
-from diptych.core.batch import RunInHand, add_spans
 from diptych.core.config import WorkerConfig
 from diptych.core.errors import ImpossibleFact
 from diptych.core.facts import (
@@ -26,10 +25,11 @@ from diptych.core.facts import (
     RequestReleased,
 )
 from diptych.core.ids import CONTROL, Incarnation
-from diptych.core.pages import Ledger
-from diptych.core.prefix_node import Node
+from diptych.core.pages.ledger import Ledger
+from diptych.core.pages.node import Node
 from diptych.core.recipe import numerics_at, run_end
-from diptych.core.sequence import ASKING, CLOSING, COMPUTING, OFFERING, Key, Source
+from diptych.core.worker.batch import RunInHand, add_spans
+from diptych.core.worker.sequence import ASKING, CLOSING, COMPUTING, OFFERING, Key, Source
 
 ABSENT = "absent"
 

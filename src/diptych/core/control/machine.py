@@ -15,8 +15,12 @@ from collections.abc import Callable
 
 from diptych.core.actions import Action, FenceWorker, Send
 from diptych.core.config import ControlConfig
+from diptych.core.control.estate import Estate
+from diptych.core.control.fleet import Fleet
+from diptych.core.control.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
+from diptych.core.control.requests import Requests
+from diptych.core.control.status import ControlStatus, worker_status
 from diptych.core.errors import ImpossibleFact
-from diptych.core.estate import Estate
 from diptych.core.facts import (
     ClientGone,
     ConnectionLost,
@@ -37,11 +41,7 @@ from diptych.core.facts import (
     WorkerLost,
     WorkerSpawned,
 )
-from diptych.core.fleet import Fleet
 from diptych.core.ids import Incarnation, RequestId
-from diptych.core.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
-from diptych.core.requests import Requests
-from diptych.core.status import ControlStatus, worker_status
 
 ABSENT = "absent"
 ADOPT_NS = 2_000_000_000

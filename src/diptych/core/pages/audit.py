@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diptych.core.errors import BrokenInvariant
-from diptych.core.prefix_node import Node
+from diptych.core.pages.node import Node
 
 if TYPE_CHECKING:
-    from diptych.core.prefix import PrefixTree
+    from diptych.core.pages.prefix import PrefixTree
 
 
 def check_tree(tree: PrefixTree) -> None:

@@ -26,8 +26,8 @@ from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
 from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
-from diptych.core.prefix import PrefixTree
-from diptych.core.prefix_node import Freed, Node
+from diptych.core.pages.node import Freed, Node
+from diptych.core.pages.prefix import PrefixTree
 
 
 class PageCounts(msgspec.Struct, frozen=True):

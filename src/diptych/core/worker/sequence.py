@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from diptych.core.facts import PrefillRequested, SequenceStart, TargetRequested
 from diptych.core.ids import Attempt, Incarnation, Pages, RequestId
-from diptych.core.prefix_node import Node
+from diptych.core.pages.node import Node
 from diptych.core.recipe import Recipe
 
 WAITING = "waiting"

@@ -9,6 +9,9 @@ from bisect import insort
 
 from diptych.core.actions import Action, Send
 from diptych.core.config import SECOND_NS, ControlConfig
+from diptych.core.control.fleet import Fleet, WorkerView
+from diptych.core.control.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
+from diptych.core.control.router import Need, Route, Router
 from diptych.core.facts import (
     Fact,
     PrefillRequested,
@@ -21,11 +24,8 @@ from diptych.core.facts import (
     TargetRequested,
     TargetReserved,
 )
-from diptych.core.fleet import Fleet, WorkerView
 from diptych.core.ids import ATTEMPTS_PER_EPOCH, Incarnation, RequestId
 from diptych.core.recipe import OPEN_END, Recipe, extend, join
-from diptych.core.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
-from diptych.core.router import Need, Route, Router
 
 REROUTE_FACTOR = 2
 """A target that turns out to have so many times the predicted own work is given up, once."""

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 from diptych.core.errors import BrokenInvariant
 from diptych.core.ids import Incarnation, PageHash
-from diptych.core.prefix_check import check_tree
-from diptych.core.prefix_node import Freed, Node, common_length
+from diptych.core.pages.audit import check_tree
+from diptych.core.pages.node import Freed, Node, common_length
 from diptych.core.recipe import Recipe, numerics_at, run_end
 
 

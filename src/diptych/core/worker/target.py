@@ -31,11 +31,11 @@ from diptych.core.facts import (
     TargetReserved,
 )
 from diptych.core.ids import CONTROL, Incarnation, Pages
-from diptych.core.pages import Ledger
-from diptych.core.prefix_node import Node
+from diptych.core.pages.ledger import Ledger
+from diptych.core.pages.node import Node
 from diptych.core.recipe import Recipe, join, numerics_at, run_end
-from diptych.core.sequence import CLOSING, FETCHING, RESERVED, RUNNING, WAITING, Key, Target
-from diptych.core.stream import Streams
+from diptych.core.worker.sequence import CLOSING, FETCHING, RESERVED, RUNNING, WAITING, Key, Target
+from diptych.core.worker.stream import Streams
 
 ABSENT = "absent"
 

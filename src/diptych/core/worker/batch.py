@@ -11,7 +11,7 @@ import msgspec
 from diptych.core.actions import PromptSpan, TablePart
 from diptych.core.ids import SHARED
 from diptych.core.recipe import numerics_at, run_end
-from diptych.core.sequence import Sequence, Source, Target
+from diptych.core.worker.sequence import Sequence, Source, Target
 
 
 class RunInHand:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from diptych.core.fleet import WorkerView
+from diptych.core.control.fleet import WorkerView
 from diptych.core.ids import worker_epoch, worker_name
 
 

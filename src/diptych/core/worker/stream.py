@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diptych.core.actions import PromptSpan
-from diptych.core.batch import RunInHand, add_spans
 from diptych.core.config import WorkerConfig
 from diptych.core.facts import SequenceFinish
-from diptych.core.pages import Ledger
+from diptych.core.pages.ledger import Ledger
 from diptych.core.recipe import numerics_at, run_end
-from diptych.core.sequence import CLOSING, RUNNING, Key, Sequence, Target
+from diptych.core.worker.batch import RunInHand, add_spans
+from diptych.core.worker.sequence import CLOSING, RUNNING, Key, Sequence, Target
 
 
 class Streams:
