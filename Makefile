@@ -76,6 +76,7 @@ bench-memory: ## resident memory of the default fleet
 bench-native: ## the native engine against llama.cpp, in turns
 bench-recovery: ## what a client sees when P or D is killed
 bench-startup: ## time from `diptych serve` to ready
+bench-steploop: ## what the step loop itself costs for each step, without the engine
 
 clean: ## remove both environments, builds and caches
 	rm -rf .venv .venv-dev build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
