@@ -16,6 +16,7 @@ from diptych.core.recipe import OPEN_END, Recipe, join
 
 PAGE = 16
 MS = 1_000_000
+NOW = 0
 
 
 def joined(worker: str, role: str, **more: Any) -> WorkerJoined:
@@ -47,7 +48,7 @@ def need(tokens: int, *, recipe: Recipe = (), logits_from: int | None = None, mo
 
 
 def routed(router: Router, asked: Need) -> Route:
-    route = router.route(asked)
+    route = router.route(asked, NOW)
     assert route is not None
     return route
 
@@ -56,16 +57,40 @@ P, D = joined("prefill-0@1", "prefill"), joined("decode-0@1", "decode")
 
 
 def test_a_long_prompt_goes_to_prefill_up_to_the_last_page_border() -> None:
-    route = routed(fleet_of(P, D)[1], need(500))
+    router = fleet_of(P, D)[1]
+    route = routed(router, need(500))
     assert route.source is not None
     assert (route.source.name, route.target.name, route.split) == ("prefill-0@1", "decode-0@1", 496)
-    assert any("prefill-0@1 computes 496 tokens" in reason for reason in route.reasons)
+    reasons = router.explain(route, 0, need(500))
+    assert any("prefill-0@1 computes 496 tokens" in reason for reason in reasons)
+    assert "without a source" in reasons[-1]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, PAGE])
 def test_a_prompt_without_a_full_page_is_aggregated(tokens: int) -> None:
     route = routed(fleet_of(P, D)[1], need(tokens))
     assert (route.source, route.split) == (None, 0)
+
+
+def slow_prefill(*, measured_ns: int | None) -> Router:
+    """A fleet whose prefill worker is taken to be three times as slow as its target."""
+    fleet, router = fleet_of(joined(P.worker, "prefill", prefill_ns_per_token=3 * MS), D)
+    fleet.workers[P.worker].measured_ns = measured_ns
+    fleet.workers[D.worker].measured_ns = 0
+    return router
+
+
+def test_a_first_guess_is_no_reason_to_leave_a_prefill_worker_idle() -> None:
+    assert routed(slow_prefill(measured_ns=None), need(500)).source is not None
+
+
+def test_a_measured_rate_is_believed_and_in_time_doubted() -> None:
+    router = slow_prefill(measured_ns=0)
+    assert routed(router, need(500)).source is None
+    router.fleet.workers[D.worker].measured_ns = 60_000 * MS
+    later = router.route(need(500), 60_000 * MS)
+    assert later is not None
+    assert later.source is not None
 
 
 def test_a_busy_prefill_worker_makes_the_target_do_it_alone() -> None:
@@ -78,6 +103,7 @@ def test_what_prefill_has_cached_is_fetched_and_the_rest_computed_here() -> None
     """Partial: a source that is slow to compute but holds the beginning."""
     fleet, router = fleet_of(joined(P.worker, "prefill", prefill_ns_per_token=50 * MS), D)
     asked = need(500)
+    fleet.workers[P.worker].measured_ns = fleet.workers[D.worker].measured_ns = NOW
     fleet.workers[P.worker].remember(asked.arrived.page_hashes[:10], 100)
     route = routed(router, asked)
     assert route.source is not None
@@ -94,8 +120,8 @@ def test_prefill_workers_decode_where_nobody_else_can() -> None:
 
 
 def test_no_worker_no_route() -> None:
-    assert fleet_of()[1].route(need(10)) is None
-    assert fleet_of(joined("x@1", "prefill", samples=False))[1].route(need(10)) is None
+    assert fleet_of()[1].route(need(10), NOW) is None
+    assert fleet_of(joined("x@1", "prefill", samples=False))[1].route(need(10), NOW) is None
 
 
 def test_pages_do_not_cross_hosts() -> None:
@@ -110,7 +136,7 @@ def test_each_model_goes_to_workers_that_hold_it() -> None:
     router = fleet_of(P, D, joined("other-0@1", "both", models=("other",)))[1]
     assert routed(router, need(300, model="other")).target.name == "other-0@1"
     assert routed(router, need(300)).target.name == D.worker
-    assert router.route(need(300, model="third")) is None
+    assert router.route(need(300, model="third"), NOW) is None
 
 
 def test_fenced_and_unfurnished_workers_are_not_chosen() -> None:
@@ -143,13 +169,13 @@ def test_a_fixed_recipe_is_kept_or_there_is_no_route() -> None:
     route = routed(fleet_of(P, only_int4)[1], need(500, recipe=recipe))
     assert (route.target.name, route.split) == (D.worker, 496)
     router = fleet_of(only_int4)[1]
-    assert router.route(need(500, recipe=recipe)) is None
+    assert router.route(need(500, recipe=recipe), NOW) is None
     assert not router.exact(need(500, recipe=recipe))
 
 
 def test_replanning_uses_what_the_target_really_holds() -> None:
     fleet, router = fleet_of(P, D)
-    route = router.replan(fleet.workers[D.worker], 496, need(500))
+    route = router.replan(fleet.workers[D.worker], 496, need(500), NOW)
     assert route is not None
     assert (route.source, route.split) == (None, 496)
 
@@ -190,7 +216,7 @@ def test_pruning_never_loses_the_cheapest(workers: list[tuple[str, int, int, int
     held = {view.name: router._held(view, asked) for view in fleet.workers.values()}
     views = list(fleet.workers.values())
     prices = [
-        router._price(target, source, split, held, asked).cost_ns
+        router._price(target, source, split, held, asked, NOW)
         for target in router._targets(views, asked)
         for source, split in router._options(target, views, held, asked)
     ]

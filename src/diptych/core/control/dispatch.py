@@ -116,7 +116,7 @@ class Dispatch:
                 continue
             request.not_before_ns = 0
             self._fix_canonical(request)
-            route = self.router.route(self._need(request))
+            route = self.router.route(self._need(request), now_ns)
             if route is not None:
                 self.queue.remove(request)
                 self._reserve(now_ns, request, route)
@@ -187,7 +187,8 @@ class Dispatch:
         """Plans once more with what the target really holds, and starts both halves."""
         target = self.fleet.workers[fact.worker]
         target.waiting -= 1
-        route = self.router.replan(target, fact.held_tokens, self._need(request))
+        need = self._need(request)
+        route = self.router.replan(target, fact.held_tokens, need, now_ns)
         expected = self._expected_ns.pop(request.arrived.request, 0)
         disappointed = route is not None and route.cost_ns > REROUTE_FACTOR * max(expected, SECOND_NS // 100)
         if route is None or (disappointed and not request.rerouted and len(self.fleet.workers) > 2):
@@ -204,7 +205,8 @@ class Dispatch:
             request.cached_tokens = fact.held_tokens
         if not request.recipe:
             request.recipe = self._recipe(route, fact.held, request)
-        request.split, request.reasons = route.split, route.reasons
+        request.split = route.split
+        request.reasons = self.router.explain(route, fact.held_tokens, need)
         request.source = route.source.name if route.source is not None else None
         request.state = PREFILLING
         self._book(request, route, fact.held_tokens)

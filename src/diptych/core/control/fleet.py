@@ -11,6 +11,9 @@ from diptych.core.ids import Incarnation, PageHash
 PREFILL = "prefill"
 DECODE = "decode"
 BOTH = "both"
+DOUBT_NS = 60_000_000_000
+"""After so long without a new measurement a worker's prefill rate is doubted in full."""
+DOUBT_MAX = 0.75
 
 
 class WorkerView:
@@ -19,7 +22,7 @@ class WorkerView:
     # fmt: off
     __slots__ = (
         "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "joined",
-        "pending_tokens", "prefill_ns_per_token", "prefixes", "streams", "waiting",
+        "measured_ns", "pending_tokens", "prefill_ns_per_token", "prefixes", "streams", "waiting",
     )
     # fmt: on
 
@@ -30,6 +33,8 @@ class WorkerView:
         self.granted = joined.room > 0
         self.prefill_ns_per_token = joined.prefill_ns_per_token
         self.decode_ns_per_step = joined.decode_ns_per_step
+        self.measured_ns: int | None = None
+        """When its prefill rate last changed by a real run; None while it is a first guess."""
         self.free = self.held = self.cached = 0
         self.pending_tokens = 0
         """Prompt tokens that control has given it to compute and not heard done."""
@@ -48,7 +53,18 @@ class WorkerView:
     def usable(self) -> bool:
         return self.granted and not self.fenced
 
-    def beat(self, fact: WorkerBeat) -> None:
+    def prompt_ns_per_token(self, now_ns: int) -> float:
+        """What a prompt token is taken to cost here. A figure that no run has confirmed for a while
+        counts for less: a worker that was slow once (or looked so when it started on a busy host) is
+        given work again, and measured again."""
+        doubt = DOUBT_MAX
+        if self.measured_ns is not None:
+            doubt = min(doubt, (now_ns - self.measured_ns) / DOUBT_NS)
+        return self.prefill_ns_per_token * (1.0 - doubt)
+
+    def beat(self, fact: WorkerBeat, now_ns: int) -> None:
+        if fact.prefill_ns_per_token != self.prefill_ns_per_token:
+            self.measured_ns = now_ns
         self.free, self.held, self.cached = fact.pages_free, fact.pages_held, fact.pages_cached
         self.prefill_ns_per_token = fact.prefill_ns_per_token
         self.decode_ns_per_step = fact.decode_ns_per_step

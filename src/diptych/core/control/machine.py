@@ -148,7 +148,7 @@ class ControlPlane:
         view = self.fleet.workers.get(fact.worker)
         if view is None:
             return
-        view.beat(fact)
+        view.beat(fact, now_ns)
         if fact.run_overdue_ns > self.config.overrun_ns:
             self._fence(view.name, f"its run is {fact.run_overdue_ns / 1e9:.1f} s overdue")
 

@@ -8,7 +8,7 @@
 
 Cost is linear in p, so only the ends can be best: nothing from P (p = what D holds), what P has cached
 (a handoff without prefill), and the last page border. Every figure is measured by the workers
-themselves; every choice comes with its reasons.
+themselves (and doubted when nobody has measured it for long); every choice comes with its reasons.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ WAITING_STEPS = 64
 """Steps after which one of those that wait for a target's pages is likely to get some."""
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct):
     target: WorkerView
     source: WorkerView | None
     split: int
     """Prompt tokens that come from the source, or are held by the target already."""
     cost_ns: int
-    reasons: tuple[str, ...]
+    other_ns: int | None = None
+    """Cost of the best choice of the other kind: without a source, or with one."""
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -59,32 +60,46 @@ class Router:
         self.config = config
         self.fleet = fleet
 
-    def route(self, need: Need) -> Route | None:
+    def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
         workers = self.fleet.serving(need.model)
         held = {view.name: self._held(view, need) for view in workers}
-        targets = self._targets(workers, need)
         best: Route | None = None
-        for target in targets:
-            if best is not None and self._least(target, need, held[target.name]) >= best.cost_ns:
-                continue
-            for source, split in self._options(target, workers, held, need):
-                route = self._price(target, source, split, held, need)
-                if best is None or route.cost_ns < best.cost_ns:
-                    best = route
+        for target in self._targets(workers, need):
+            if best is None or self._least(target, need, now_ns) < best.cost_ns:
+                best = self._cheapest(target, workers, held, need, now_ns, best)
         return best
 
-    def replan(self, target: WorkerView, held_tokens: int, need: Need) -> Route | None:
+    def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, p) for a target that has said what it really holds; None where the recipe
         asks for numerics that neither the target nor any source can compute."""
         workers = self.fleet.serving(need.model)
         held = {view.name: self._held(view, need) for view in workers}
         held[target.name] = held_tokens
-        best: Route | None = None
+        return self._cheapest(target, workers, held, need, now_ns, None)
+
+    def _cheapest(
+        self,
+        target: WorkerView,
+        workers: list[WorkerView],
+        held: dict[str, int],
+        need: Need,
+        now_ns: int,
+        best: Route | None,
+    ) -> Route | None:
+        """The best of `best` and what this target offers, beside the best with a source or without
+        one, whichever was not chosen."""
+        alone_ns = shared_ns = None
         for source, split in self._options(target, workers, held, need):
-            route = self._price(target, source, split, held, need)
-            if best is None or route.cost_ns < best.cost_ns:
-                best = route
+            cost = self._price(target, source, split, held, need, now_ns)
+            if source is None:
+                alone_ns = cost
+            elif shared_ns is None or cost < shared_ns:
+                shared_ns = cost
+            if best is None or cost < best.cost_ns:
+                best = Route(target, source, split, cost)
+        if best is not None and best.target is target:
+            best.other_ns = alone_ns if best.source is not None else shared_ns
         return best
 
     def exact(self, need: Need) -> bool:
@@ -139,9 +154,10 @@ class Router:
 
     # ---- prices -----------------------------------------------------------------------------------
 
-    def _least(self, target: WorkerView, need: Need, held_tokens: int) -> int:
+    def _least(self, target: WorkerView, need: Need, now_ns: int) -> float:
         """No choice of P makes this target cheaper: its load, and the tail it always computes."""
-        return self._load(target) + (need.known_tokens - need.border) * target.prefill_ns_per_token
+        tail_tokens = need.known_tokens - need.border
+        return self._load(target) + tail_tokens * target.prompt_ns_per_token(now_ns)
 
     def _load(self, target: WorkerView) -> int:
         """Streams it serves slow each other; those that wait for its pages wait for streams to end."""
@@ -155,37 +171,47 @@ class Router:
         split: int,
         held: dict[str, int],
         need: Need,
-    ) -> Route:
-        at_hand = max(split, held[target.name])
-        own_tokens = need.known_tokens - at_hand
-        own_ns = own_tokens * target.prefill_ns_per_token
-        duty = DECODE_DUTY if target.joined.role == DECODE else 1.0
-        extra = own_tokens - (need.known_tokens - need.border)
-        disturbance = int(own_ns * DISTURBANCE * target.streams)
-        queue_ns = target.pending_tokens * target.prefill_ns_per_token
-        load_ns = self._load(target)
-        cost = load_ns + queue_ns + own_ns + disturbance
-        cost += int(extra * target.prefill_ns_per_token * (duty - 1.0))
-        reasons = [
-            f"{target.name} computes {own_tokens} tokens in {_ms(own_ns)}"
-            f" after {_ms(queue_ns)} of queue, load {_ms(load_ns)}"
-        ]
-        if held[target.name]:
-            reasons.append(f"{target.name} holds {held[target.name]} tokens")
+        now_ns: int,
+    ) -> int:
+        """Predicted time until the target can go on, and what that costs its other streams."""
+        rate = target.prompt_ns_per_token(now_ns)
+        own_tokens = need.known_tokens - max(split, held[target.name])
+        cost = self._load(target) + rate * target.pending_tokens
+        cost += rate * own_tokens * (1.0 + DISTURBANCE * target.streams)
+        if target.joined.role == DECODE:
+            cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
         if source is not None:
-            cached = max(held[source.name], held[target.name])
-            tokens = max(0, split - cached)
-            source_ns = tokens * source.prefill_ns_per_token
-            wait_ns = source.pending_tokens * source.prefill_ns_per_token if tokens else 0
-            if source.joined.role == DECODE:
-                source_ns = int(source_ns * DECODE_DUTY)
-            cost += source_ns + wait_ns + self.config.handoff_ns
+            tokens = max(0, split - max(held[source.name], held[target.name]))
+            source_rate = source.prompt_ns_per_token(now_ns)
+            duty = DECODE_DUTY if source.joined.role == DECODE else 1.0
+            cost += source_rate * tokens * duty + self.config.handoff_ns
+            cost += source_rate * source.pending_tokens if tokens else 0.0
+        return int(cost)
+
+    def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
+        """The choice in words, with the figures it rests on as the workers measured them."""
+        target, source = route.target, route.source
+        own = need.known_tokens - max(route.split, held_tokens)
+        reasons = [
+            f"{target.name} computes {own} tokens at {_ms(target.prefill_ns_per_token)} each,"
+            f" behind {target.pending_tokens} others, beside {target.streams} streams"
+        ]
+        if held_tokens:
+            reasons.append(f"{target.name} holds {held_tokens} tokens")
+        if source is not None:
+            cached = self._held(source, need)
+            tokens = max(0, route.split - max(cached, held_tokens))
             reasons.append(
-                f"{source.name} computes {tokens} tokens in {_ms(source_ns)} after {_ms(wait_ns)} of queue,"
-                f" has {held[source.name]} cached; handoff {_ms(self.config.handoff_ns)}"
+                f"{source.name} computes {tokens} tokens at {_ms(source.prefill_ns_per_token)} each,"
+                f" behind {source.pending_tokens} others, and caches {cached};"
+                f" the handoff takes {_ms(self.config.handoff_ns)}"
             )
-        return Route(target, source, split, cost, tuple(reasons))
+        other = "without a source" if source is not None else "with the best source"
+        cost = f"predicted cost {_ms(route.cost_ns)}"
+        if route.other_ns is not None:
+            cost += f", {other} {_ms(route.other_ns)}"
+        return (*reasons, cost)
 
 
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.1f} ms"
+def _ms(duration_ns: float) -> str:
+    return f"{duration_ns / 1e6:.2f} ms"

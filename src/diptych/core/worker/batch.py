@@ -44,11 +44,15 @@ class Rates(msgspec.Struct):
 
     prefill_ns_per_token: float
     decode_ns_per_step: float
+    guessed: bool = True
+    """The prefill rate is a first guess: the first real run replaces it."""
 
     def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
         if run.tokens and not run.decoding and steps == 1:
             if run.tokens >= 16:
-                self.prefill_ns_per_token += 0.25 * (duration_ns / run.tokens - self.prefill_ns_per_token)
+                weight = 1.0 if self.guessed else 0.25
+                self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
+                self.guessed = False
         elif run.decoding and not run.tokens and steps:
             self.decode_ns_per_step += 0.25 * (duration_ns / steps - self.decode_ns_per_step)
 
