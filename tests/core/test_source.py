@@ -271,3 +271,16 @@ def test_pages_lent_to_the_dead_stay_as_they_are_until_the_settlement(table: Cal
     bench.say(facts.EstateSettled(lost=D, inherited=(), lent=lent, deposits=((100, 2),)))
     assert bench.machine.ledger.tree.lent_to("reader@1") != ()
     assert bench.machine.ledger.tree.lent_to(D) == ()
+
+
+def test_a_statement_about_a_dead_lender_waits_for_the_run_that_reads_its_pages(
+    table: Callable[..., Any],
+) -> None:
+    bench = table(P)
+    bench.prefill(held=8, split=16)
+    bench.say(facts.ContextLent(request="r", attempt=1, sender=D, first_page=0, pages=(90, 91)))
+    assert bench.run is not None
+    assert bench.say(facts.PeerLost(worker=D)) == []
+    only(bench.ran(), facts.OwnershipStated)
+    bench.say(facts.EstateSettled(lost=D, inherited=()))
+    assert bench.home()

@@ -220,7 +220,11 @@ class Pool:
             self.pages[number].offers.discard(offer)
 
     def _stated(self, worker: Incarnation, fact: facts.OwnershipStated) -> None:
-        """A statement may name what is ours, and gifts of ours whose receipt is still to come."""
+        """A statement may name what is ours, and gifts of ours whose receipt is still to come. Whoever
+        makes one has stopped reading what the dead lent."""
+        for page in self.pages:
+            for loan in [held for held in page.loans if held[:2] == (fact.lost, worker)]:
+                del page.loans[loan]
         for number in from_extents(fact.owned):
             page = self.pages[number]
             if page.owner != worker and page.giver != worker and not self._received_from(worker, page):

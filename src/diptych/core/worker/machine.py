@@ -61,6 +61,7 @@ class Worker:
         self.targets = Targets(config, self.ledger)
         self.rates = Rates(config.prefill_ns_per_token, config.decode_ns_per_step)
         self.run: RunInHand | None = None
+        self._postponed: list[PeerLost] = []
         self._runs = 0
         self._control = False
         self._beat_at_ns: int | None = None
@@ -224,6 +225,9 @@ class Worker:
             self.sources.run_ended(now_ns, source)
         for key in list(streams.in_run):
             self.targets.run_ended(now_ns, self.targets.tasks[key])
+        postponed, self._postponed = self._postponed, []
+        for lost in postponed:
+            self._peer_lost(now_ns, lost)
 
     def _source_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.sources.step(now_ns, fact)
@@ -257,6 +261,11 @@ class Worker:
         self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))
 
     def _peer_lost(self, now_ns: int, fact: PeerLost) -> None:
+        """While the run in hand still reads pages that the dead lent, their statement waits: nobody may
+        be given those pages before."""
+        if self.sources.reads_from(fact.worker):
+            self._postponed.append(fact)
+            return
         if fact.worker:
             self.sources.peer_lost(now_ns, fact.worker)
             self.targets.peer_lost(fact.worker)
@@ -298,6 +307,7 @@ class Worker:
     def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
         self._control = False
         self._beat_at_ns = None
+        self._postponed = []
         self.ledger.control_lost()
         self.sources.control_lost(now_ns)
         self.targets.control_lost(now_ns)

@@ -236,6 +236,11 @@ class Sources:
             )
         self._act(DropRequest(request=request, attempt=attempt))
 
+    def reads_from(self, lender: Incarnation) -> bool:
+        """Whether the run in hand reads context that this worker lent."""
+        tasks = (self.tasks[key] for key in self.in_run)
+        return any(task.context and task.ask.target == lender for task in tasks)
+
     def peer_lost(self, now_ns: int, lost: Incarnation) -> None:
         """A dead target needs nothing; what its source reads of its pages must not be believed."""
         for key, (target, leaf) in list(self.offers.items()):
