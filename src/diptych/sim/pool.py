@@ -17,14 +17,13 @@ Loan = tuple[Incarnation, str, RequestId, Attempt]
 
 
 class Page:
-    __slots__ = ("claims", "filled", "giver", "last_giver", "loans", "offers", "owner", "receiver", "stamp")
+    __slots__ = ("claims", "filled", "giver", "loans", "offers", "owner", "receiver", "stamp")
 
     def __init__(self) -> None:
         self.owner: Incarnation | None = None
         self.giver: Incarnation | None = None
         """While ownership is in a message under way: who sent it, and to whom."""
         self.receiver: Incarnation | None = None
-        self.last_giver: Incarnation | None = None
         self.filled = 0
         self.stamp = 0
         """Of the last filled slot; with the chain it stands for all slots before."""
@@ -49,6 +48,8 @@ class Pool:
         self.pages = [Page() for _ in range(pages)]
         self.alive: set[Incarnation] = set()
         self._offered: dict[Offer, tuple[int, ...]] = {}
+        self._unreceipted: dict[tuple[Incarnation, str, int], tuple[int, ...]] = {}
+        """Gifts by (giver, receiver, serial), until the giver has the receipt: it lists them so long."""
         self._known_lost: set[tuple[Incarnation, Incarnation]] = set()
         """(worker, peer): the worker was told that the peer is dead, and ignores what it still hears."""
 
@@ -95,9 +96,9 @@ class Pool:
                 self._offered[offer] = self._offered.get(offer, ()) + fact.pages
             case facts.OfferAnswered():
                 self._claimed(sender, to, fact)
-                self._gave(sender, to, fact.deposit)
+                self._gave(sender, to, fact.deposit, fact.serial)
             case facts.PagesGiven():
-                self._gave(sender, to, fact.pages)
+                self._gave(sender, to, fact.pages, fact.serial)
             case facts.ContextLent():
                 self._lent(sender, to, fact)
             case facts.ContextReturned():
@@ -120,6 +121,8 @@ class Pool:
             case facts.PagesGiven():
                 if (to, sender) not in self._known_lost:
                     self._received(sender, to, fact.pages)
+            case facts.PagesTaken():
+                self._unreceipted.pop((to, fact.sender, fact.serial), None)
             case facts.PeerLost():
                 self._known_lost.add((to, fact.worker))
                 for offer in [held for held in self._offered if held[:2] == (to, fact.worker)]:
@@ -195,25 +198,21 @@ class Pool:
         if lent:
             raise Violation("release under a reader", f"{claimant} lets go of page {page}, lent to {lent}")
 
-    def _gave(self, giver: Incarnation, receiver: str, pages: tuple[int, ...]) -> None:
+    def _gave(self, giver: Incarnation, receiver: str, pages: tuple[int, ...], serial: int) -> None:
+        self._unreceipted[giver, receiver, serial] = pages
         for number in pages:
             page = self.pages[number]
             if page.owner != giver:
                 raise Violation("gift of another's page", f"{giver} gives page {number} of {page.owner}")
             if page.offers or page.readers():
                 raise Violation("gift of a claimed page", f"{giver} gives page {number}")
-            page.owner, page.giver, page.receiver, page.last_giver = None, giver, receiver, None
+            page.owner, page.giver, page.receiver = None, giver, receiver
 
     def _received(self, giver: Incarnation, receiver: Incarnation, pages: tuple[int, ...]) -> None:
         for number in pages:
             page = self.pages[number]
             if (page.giver, page.receiver) == (giver, receiver):
                 page.owner, page.giver, page.receiver = receiver, None, None
-                page.last_giver = giver
-
-    def _received_from(self, worker: Incarnation, page: Page) -> bool:
-        """Landed already, its receipt still under way: both list it, and one of them owns it."""
-        return page.last_giver == worker
 
     def _withdrawn(self, offer: Offer) -> None:
         for number in self._offered.pop(offer, ()):
@@ -225,9 +224,12 @@ class Pool:
         for page in self.pages:
             for loan in [held for held in page.loans if held[:2] == (fact.lost, worker)]:
                 del page.loans[loan]
+        open_gifts = {
+            page for gift, pages in self._unreceipted.items() if gift[0] == worker for page in pages
+        }
         for number in from_extents(fact.owned):
             page = self.pages[number]
-            if page.owner != worker and page.giver != worker and not self._received_from(worker, page):
+            if page.owner != worker and number not in open_gifts:
                 raise Violation("false statement", f"{worker} states page {number} of {page.owner}")
         for number in from_extents(fact.claimed):
             if worker not in self.pages[number].claims:
@@ -240,7 +242,7 @@ class Pool:
         readers = page.readers()
         if readers:
             raise Violation("claimed page granted", f"page {number} to {worker}, read by {readers}")
-        page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
+        page.owner, page.giver, page.receiver = worker, None, None
         page.offers.clear()
 
     def _under_way(self, page: Page) -> bool:
@@ -256,6 +258,6 @@ class Pool:
         page = self.pages[number]
         if page.owner != lost and lost not in (page.giver, page.receiver):
             raise Violation("foreign inheritance", f"{worker} inherits page {number} of {page.owner}")
-        page.owner, page.giver, page.receiver, page.last_giver = worker, None, None, None
+        page.owner, page.giver, page.receiver = worker, None, None
         page.claims.pop(worker, None)
         page.offers.clear()
