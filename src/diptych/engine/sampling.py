@@ -37,6 +37,8 @@ def make_sampler(parameters: SamplingParameters, *, choice: int, prompt: Tokens,
         raise ValueError(f"choice = {choice}: must be 0 to 2**32 - 1")
     if parameters.top_k > 2**31 - 1:
         raise ValueError(f"top_k = {parameters.top_k}: must be 0 to 2**31 - 1")
+    if parameters.logprobs is not None and parameters.logprobs < 0:
+        raise ValueError(f"logprobs = {parameters.logprobs}: must be None or 0 to 20")
     return _kernels.sampler(
         parameters.temperature,
         parameters.top_k,

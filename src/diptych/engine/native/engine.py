@@ -102,11 +102,16 @@ class NativeEngine:
         Raises `ValueError` naming span and field where a span is outside the limits; no page has been
         written then.
         """
-        core = self._running()
+        core, indices = self._running(), self._indices
         if len(spans) > STEP_SPANS_MAX:
             raise ValueError(f"spans: {len(spans)}, step_spans_max is {STEP_SPANS_MAX}")
         try:
-            rows = core.step([self._plain(span) for span in spans])
+            rows = core.step(
+                [
+                    (indices[span.numerics], span.first_position, span.tokens, span.pages, span.logits_from)
+                    for span in spans
+                ]
+            )
         except KeyError as error:
             known = ", ".join(self._indices)
             raise ValueError(f"numerics {error.args[0]!r}: this engine runs {known}") from None
@@ -131,14 +136,6 @@ class NativeEngine:
     def close(self) -> None:
         """Ends the threads and lets go of weights and pool. A second call does nothing."""
         self._core = None
-
-    def _plain(self, span: Span) -> tuple[int, int, Tokens, npt.NDArray[np.int32], int]:
-        wanted = span.logits_from
-        if wanted is None:
-            wanted = len(span.tokens)
-        elif wanted >= len(span.tokens):
-            raise ValueError(f"logits_from = {wanted}: the span has {len(span.tokens)} tokens")
-        return (self._indices[span.numerics], span.first_position, span.tokens, span.pages, wanted)
 
     def _view(self, result: StepResult) -> npt.NDArray[np.float32]:
         if not isinstance(result, _Result) or result.step != self._steps:

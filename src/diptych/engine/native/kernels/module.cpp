@@ -89,7 +89,7 @@ class Core {
         runner_.attach_pool(pool.data(), pool.size(), pages);
         pool_ = pool;
     }
-    // spans: (index of the weights, first position, tokens, pages, logits_from or -1 for none) of a
+    // spans: (index of the weights, first position, tokens, pages, logits_from or None) of a
     // whole step. Returns the number of logits rows.
     int step(const nb::list &spans) {
         if (!pool_.is_valid()) throw std::invalid_argument("pool: attach_pool first");
@@ -101,10 +101,11 @@ class Core {
             nb::tuple span = nb::borrow<nb::tuple>(item);
             Integers tokens = integer_array(span[2], views.size(), "tokens");
             Integers pages = integer_array(span[3], views.size(), "pages");
-            int64_t count = int64_t(tokens.size()), from = nb::cast<int64_t>(span[4]);
+            bool keeps = !span[4].is_none();
+            int64_t count = int64_t(tokens.size()), from = keeps ? nb::cast<int64_t>(span[4]) : count;
             used.push_back(nb::cast<int>(span[0]));
             views.push_back({nb::cast<int64_t>(span[1]), tokens.data(), count, pages.data(),
-                             int64_t(pages.size()), from, rows});
+                             int64_t(pages.size()), keeps, from, rows});
             if (from >= 0 && from < count) rows += int(count - from);
             kept.push_back(std::move(tokens)), kept.push_back(std::move(pages));
         }

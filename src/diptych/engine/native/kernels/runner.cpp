@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <sstream>
 #include <stdexcept>
 
 namespace diptych {
@@ -77,6 +78,16 @@ double frequency(const Geometry &g, int pair) {
     return (1 - smooth) * base / g.rope_factor + smooth * base;
 }
 
+// The first line in which two headers differ.
+std::string difference(const std::string &have, const std::string &want) {
+    std::istringstream from(have), to(want);
+    for (std::string is, must; std::getline(to, must);) {
+        if (!std::getline(from, is)) is = "nothing";
+        if (is != must) return "packed for another model or format: '" + is + "', must be '" + must + "'";
+    }
+    return "packed for another model or format";
+}
+
 } // namespace
 
 Memory::Memory(size_t bytes) {
@@ -117,8 +128,7 @@ int Runner::add_weights(Format format, const uint8_t *packed, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(packed) % 64 != 0)
         throw std::invalid_argument("weights: the buffer must start at a multiple of 64 bytes");
     std::string have(reinterpret_cast<const char *>(packed), strnlen(reinterpret_cast<const char *>(packed), kHeaderBytes));
-    if (have != want)
-        throw std::invalid_argument("weights: packed for another model or format: has\n" + have + "wants\n" + want);
+    if (have != want) throw std::invalid_argument("weights: " + difference(have, want));
     layouts_.push_back(layout);
     weights_.push_back(packed);
     return int(weights_.size()) - 1;
@@ -165,7 +175,7 @@ void Runner::check_span(size_t i, const SpanView &span) const {
         if (span.tokens[k] < 0 || span.tokens[k] >= geometry_.vocabulary)
             refuse(i, "tokens[" + std::to_string(k) + "] = " + std::to_string(span.tokens[k]) +
                           ": the vocabulary has ids 0 to " + std::to_string(geometry_.vocabulary - 1));
-    if (span.logits_from < 0 || span.logits_from > span.count)
+    if (span.keeps_logits && (span.logits_from < 0 || span.logits_from >= span.count))
         refuse(i, "logits_from = " + std::to_string(span.logits_from) + ": must be 0 to " +
                       std::to_string(span.count - 1));
 }

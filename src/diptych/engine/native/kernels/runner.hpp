@@ -13,7 +13,8 @@ struct SpanView {
     int64_t count;
     const int32_t *pages;
     int64_t page_count;
-    int64_t logits_from; // count: no row keeps logits
+    bool keeps_logits;
+    int64_t logits_from; // count where no row keeps logits
     int logits_row;      // of the step's logits, for the first row that keeps them
 };
 
