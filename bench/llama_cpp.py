@@ -71,7 +71,8 @@ class LlamaCpp(msgspec.Struct, frozen=True, kw_only=True):
         """Tokens/s over the whole batch, one thread: every sequence has `depth` tokens of context."""
         command = [str(self.binaries / "llama-batched-bench"), "-m", str(model), "-t", "1", "-tb", "1"]
         command += ["-c", str(batch * (depth + generated)), "-npp", str(depth), "-ntg", str(generated)]
-        command += ["-npl", str(batch), "--output-format", "jsonl"]
+        # The context is computed once and copied to every sequence.
+        command += ["-npl", str(batch), "-pps", "--output-format", "jsonl"]
         return batched_speed(output_of(command))
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 import llama_cpp
 from diptych.engine.native import _kernels
 from diptych.models.embedded import fetch_embedded
-from prioritised import pin, take_priority
+from prioritised import pinned, take_priority
 from report import Row, argument_parser, best_and_median, finish
 
 CONTEXT = 512
@@ -173,12 +173,11 @@ def main() -> int:
     quantiser = next(iter(builds.values()))
     models = {one: llama_cpp.model_file(one, source, quantiser, console) for one in arguments.formats}
     priority = take_priority()
-    core = pin()
-    console.print(f"native kernels: {isa}; 1 thread on core {core}, {priority}")
-    console.print(f"against {llama_cpp.TITLE}")
     rows: list[Row] = []
-    with native_side(source) as native:
+    with pinned() as core, native_side(source) as native:
         assert native.isa == isa
+        console.print(f"native kernels: {isa}; 1 thread on core {core}, {priority}")
+        console.print(f"against {llama_cpp.TITLE}")
         for format, model in models.items():
             for figure in figures(format, native, builds, model):
                 with console.status(f"{figure.name}, {arguments.rounds} rounds in turns"):

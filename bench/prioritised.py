@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -51,11 +52,16 @@ def _stand_by(child: int) -> NoReturn:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def pin() -> int:
-    """Binds this process, and the children it starts from now on, to the last core that it may use."""
-    core = max(os.sched_getaffinity(0))
+@contextmanager
+def pinned() -> Iterator[int]:
+    """Binds this process, and the children it starts meanwhile, to the last core that it may use."""
+    allowed = os.sched_getaffinity(0)
+    core = max(allowed)
     os.sched_setaffinity(0, {core})
-    return core
+    try:
+        yield core
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def output_of(command: Sequence[str]) -> str:

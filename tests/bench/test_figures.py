@@ -110,3 +110,10 @@ def test_a_failing_command_tells_its_last_words(bench: Bench) -> None:
     assert output_of([sys.executable, "-c", "print('fine')"]) == "fine\n"
     with pytest.raises(RuntimeError, match=r"ended with 3: no such model"):
         output_of([sys.executable, "-c", "import sys; print('no such model', file=sys.stderr); sys.exit(3)"])
+
+
+def test_a_pin_is_taken_off_again(bench: Bench) -> None:
+    allowed = os.sched_getaffinity(0)
+    with bench("prioritised").pinned() as core:
+        assert os.sched_getaffinity(0) == {core}
+    assert os.sched_getaffinity(0) == allowed
