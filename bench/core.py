@@ -1,0 +1,212 @@
+"""What the pure core costs: time in `step` over all machines for a request of 512 tokens in, 128 out.
+
+A run of the simulator is recorded (every fact that each machine was told, and when), then replayed into
+fresh machines in a tight loop with nothing else in it. The same facts pushed through a bare heap of
+(at_ns, serial, machine, fact) entries in the same rounds say how far from nothing that is.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import random
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from diptych.core.actions import Action
+from diptych.core.config import ControlConfig
+from diptych.core.control import ControlPlane
+from diptych.core.control.router import Router
+from diptych.core.facts import Fact
+from diptych.core.worker import Worker
+from diptych.sim.driver import Machine, Seat
+from diptych.sim.scenario import MILLISECOND_NS, RequestPlan, Scenario, WorkerPlan
+from diptych.sim.world import World
+from prioritised import pinned, take_priority
+from report import Row, argument_parser, best_and_median, finish
+
+PROMPT_TOKENS = 512
+OUTPUT_TOKENS = 128
+ARRIVAL_NS = 80 * MILLISECOND_NS
+"""Mean time between arrivals: about eight streams decode together."""
+
+Entry = tuple[int, int, int, Fact]
+"""(at_ns, serial, index of the machine, fact)"""
+Maker = Callable[[], Machine]
+
+
+def scenario(page_tokens: int, prompt_tokens: int, requests: int) -> Scenario:
+    pages = 32_768 // page_tokens
+    rates = {"prefill_ns_per_token": 100_000, "decode_ns_per_step": 4 * MILLISECOND_NS, "pages": pages}
+    live = {"quantum_tokens": 32, "chunk_tokens": 256, "mixed_chunk_tokens": 64}
+    workers = (
+        WorkerPlan(name="prefill-0", role="prefill", numerics=("int8", "int4"), **rates, **live),
+        WorkerPlan(name="decode-0", role="decode", numerics=("int4", "int8"), **rates, **live),
+    )
+    arrivals = random.Random("arrivals")
+    at_ns, plans = 100 * MILLISECOND_NS, []
+    for number in range(requests):
+        at_ns += int(arrivals.expovariate(1 / ARRIVAL_NS))
+        plans.append(
+            RequestPlan(
+                request=f"r{number}",
+                at_ns=at_ns,
+                prompt=((f"prompt {number}", prompt_tokens),),
+                lengths=(OUTPUT_TOKENS,),
+                tokens_max=OUTPUT_TOKENS,
+            )
+        )
+    return Scenario(workers=workers, requests=tuple(plans), page_tokens=page_tokens)
+
+
+class Recording:
+    """The facts of one run in order, and how to make the machines that took them."""
+
+    def __init__(self, plan: Scenario) -> None:
+        self.entries: list[Entry] = []
+        self.makers: list[Maker] = []
+        self.actions = 0
+        self._index: dict[str, int] = {}
+        world = World(plan)
+        world.observers = [self._note]
+        if not world.driver.run(world.idle, plan.horizon_ns):
+            raise RuntimeError("the simulated requests did not end")
+        served = [client for client in world.done if client.complete()]
+        if len(served) != len(plan.requests):
+            raise RuntimeError(f"{len(served)} of {len(plan.requests)} requests were served")
+        self.handed_over = sum(bool(client.record and client.record.handoff_pages) for client in served)
+
+    def _note(self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[Action, ...]) -> None:
+        if seat.name not in self._index:
+            self._index[seat.name] = len(self.makers)
+            self.makers.append(_maker(seat.machine))
+        self.entries.append((now_ns, len(self.entries), self._index[seat.name], fact))
+        self.actions += len(asked)
+
+    def replay_ns(self) -> int:
+        """Time in `step` over all machines, the calls included."""
+        steps = [maker().step for maker in self.makers]
+        work = [(steps[index], at_ns, fact) for at_ns, _, index, fact in self.entries]
+        begun = time.perf_counter_ns()
+        for step, at_ns, fact in work:
+            step(at_ns, fact)
+        return time.perf_counter_ns() - begun
+
+    def check(self) -> None:
+        """Fresh machines do what the recorded ones did."""
+        machines = [maker() for maker in self.makers]
+        asked = sum(len(machines[index].step(at_ns, fact)) for at_ns, _, index, fact in self.entries)
+        if asked != self.actions:
+            raise RuntimeError(f"the replay asked for {asked} actions, the run for {self.actions}")
+
+    def deadlines_ns(self) -> int:
+        """Time in `next_deadline_ns`, which a driver asks after every step."""
+        machines = [maker() for maker in self.makers]
+        spent = 0
+        for at_ns, _, index, fact in self.entries:
+            machines[index].step(at_ns, fact)
+            begun = time.perf_counter_ns()
+            machines[index].next_deadline_ns()
+            spent += time.perf_counter_ns() - begun
+        return spent
+
+    def heap_ns(self) -> int:
+        """A bare heap, 40 deep as a simulator's is, through which the same facts pass."""
+        entries, heap = self.entries, self.entries[:40]
+        push, pop = heapq.heappush, heapq.heappop
+        begun = time.perf_counter_ns()
+        for entry in entries:
+            push(heap, entry)
+            pop(heap)
+        return time.perf_counter_ns() - begun
+
+
+def _maker(machine: Machine) -> Maker:
+    if isinstance(machine, Worker):
+        return lambda config=machine.config: Worker(config)
+    return lambda: ControlPlane(msgspec.structs.replace(ControlConfig(), epoch=1))
+
+
+class RouterClock:
+    """Measures the router's part by timing its two doors; used in rounds of its own."""
+
+    def __init__(self) -> None:
+        self.spent_ns = 0
+        self._plain = {name: getattr(Router, name) for name in ("route", "replan", "explain")}
+
+    def __enter__(self) -> RouterClock:
+        for name, plain in self._plain.items():
+            setattr(Router, name, self._timed(plain))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, plain in self._plain.items():
+            setattr(Router, name, plain)
+
+    def _timed(self, plain: Callable[..., object]) -> Callable[..., object]:
+        def timed(*arguments: object) -> object:
+            begun = time.perf_counter_ns()
+            try:
+                return plain(*arguments)
+            finally:
+                self.spent_ns += time.perf_counter_ns() - begun
+
+        return timed
+
+
+def measure(page_tokens: int, prompt_tokens: int, must: str, requests: int, rounds: int) -> list[Row]:
+    recording = Recording(scenario(page_tokens, prompt_tokens, requests))
+    recording.check()
+    core: list[float] = []
+    heap: list[float] = []
+    router: list[float] = []
+    deadline: list[float] = []
+    gc.disable()
+    for _ in range(rounds):
+        core.append(recording.replay_ns() / requests / 1e3)
+        heap.append(recording.heap_ns() / requests / 1e3)
+        with RouterClock() as clock:
+            recording.replay_ns()
+        router.append(clock.spent_ns / requests / 1e3)
+        deadline.append(recording.deadlines_ns() / requests / 1e3)
+        gc.collect()
+    gc.enable()
+    best, median = best_and_median(core, lower_is_better=True)
+    heap_best, _ = best_and_median(heap, lower_is_better=True)
+    facts = len(recording.entries) / requests
+    label = f"{page_tokens}-token pages, {prompt_tokens} in"
+    handed = f"{recording.handed_over / requests:.0%} of requests handed over"
+    return [
+        Row(name=f"core, {label}: best", value=best, unit="us/request", must=must, goal="<= 50"),
+        Row(name=f"core, {label}: median of {rounds}", value=median, unit="us/request"),
+        Row(name=f"its router, {label}", value=min(router), unit="us/request"),
+        Row(name=f"next_deadline_ns beside it, {label}", value=min(deadline), unit="us/request"),
+        Row(name=f"facts, {label} ({handed})", value=facts, unit="facts/request"),
+        Row(
+            name=f"facts/s, {label}",
+            value=facts / best * 1e6,
+            unit="facts/s",
+            against=f"bare heap push and pop, {facts / heap_best * 1e6:.3g} facts/s",
+            ratio=heap_best / best,
+        ),
+    ]
+
+
+def main() -> int:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    words = take_priority()
+    with pinned() as cpu:
+        rows = measure(16, PROMPT_TOKENS, "<= 150", options.requests, options.rounds)
+        # A page of 512 tokens is full before the last token only when there is one more.
+        rows += measure(512, PROMPT_TOKENS + 1, "<= 100", options.requests, options.rounds)
+    return finish("core", rows, options.json, packages=("msgspec",), extra={"run": f"{words}, CPU {cpu}"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
