@@ -10,7 +10,7 @@ client = boto3.client(
 answer = client.converse_stream(
     modelId="smollm2-135m-instruct",
     messages=[{"role": "user", "content": [{"text": "Name three colours."}]}],
-    inferenceConfig={"maxTokens": 64},
+    inferenceConfig={"maxTokens": 64, "temperature": 0},
 )
 for event in answer["stream"]:
     print(event.get("contentBlockDelta", {}).get("delta", {}).get("text", ""), end="", flush=True)

@@ -5,6 +5,7 @@ chunks = client.chat.completions.create(
     model="smollm2-135m-instruct",
     messages=[{"role": "user", "content": "Name three colours."}],
     max_tokens=64,
+    temperature=0,
     stream=True,
 )
 for chunk in chunks:
