@@ -21,7 +21,7 @@ class Pass {
         });
         for (int layer = 0; layer < g_.layers; ++layer) {
             attention(layer, s_.layout->layers[layer]);
-            mlp(s_.layout->layers[layer]);
+            if (!ends_with_pages(layer)) mlp(s_.layout->layers[layer]);
         }
         logits();
     }
@@ -37,6 +37,9 @@ class Pass {
             for (int i = first; i < count && i < first + chunk; ++i) f(i);
         team_.barrier();
     }
+
+    // Where no row keeps logits, K and V of the last layer are all that is wanted of it.
+    bool ends_with_pages(int layer) const { return layer == g_.layers - 1 && s_.logits_rows == 0; }
 
     const float *vector(size_t offset) const { return reinterpret_cast<const float *>(s_.weights + offset); }
     const float *vector_if(bool there, size_t offset) const { return there ? vector(offset) : nullptr; }
@@ -60,6 +63,7 @@ class Pass {
         HeadWeights heads{vector_if(g_.qkv_bias, w.qkv_bias), vector_if(g_.qk_norm, w.query_norm),
                           vector_if(g_.qk_norm, w.key_norm)};
         share(s_.rows, [&](int row) { finish_qkv_row(s_, layer, row, heads, scratch_.block); });
+        if (ends_with_pages(layer)) return;
         share(s_.tiles * g_.kv_heads, [&](int task) {
             attend(s_, scratch_, layer, task / s_.tiles, s_.tile[task % s_.tiles]);
         });

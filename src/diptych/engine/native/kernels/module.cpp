@@ -65,12 +65,12 @@ class Packer {
     Layout layout_;
 };
 
-Integers integer_array(nb::handle item, size_t span, const char *field) {
+std::vector<int32_t> integer_array(nb::handle item, size_t span, const char *field) {
     Integers array;
     if (!nb::try_cast(item, array, false))
         throw std::invalid_argument("spans[" + std::to_string(span) + "]." + field +
                                     ": must be a contiguous int32 array of one dimension");
-    return array;
+    return std::vector<int32_t>(array.data(), array.data() + array.size());
 }
 
 // The runner with the Python objects whose memory it uses.
@@ -93,21 +93,21 @@ class Core {
     // whole step. Returns the number of logits rows.
     int step(const nb::list &spans) {
         if (!pool_.is_valid()) throw std::invalid_argument("pool: attach_pool first");
-        std::vector<Integers> kept;
+        // Copies: what has been checked must be what runs, whatever other threads do to the arrays.
+        std::vector<std::vector<int32_t>> tokens, pages;
         std::vector<SpanView> views;
         std::vector<int> used;
         int rows = 0;
         for (nb::handle item : spans) {
             nb::tuple span = nb::borrow<nb::tuple>(item);
-            Integers tokens = integer_array(span[2], views.size(), "tokens");
-            Integers pages = integer_array(span[3], views.size(), "pages");
+            tokens.push_back(integer_array(span[2], views.size(), "tokens"));
+            pages.push_back(integer_array(span[3], views.size(), "pages"));
             bool keeps = !span[4].is_none();
-            int64_t count = int64_t(tokens.size()), from = keeps ? nb::cast<int64_t>(span[4]) : count;
+            int64_t count = int64_t(tokens.back().size()), from = keeps ? nb::cast<int64_t>(span[4]) : count;
             used.push_back(nb::cast<int>(span[0]));
-            views.push_back({nb::cast<int64_t>(span[1]), tokens.data(), count, pages.data(),
-                             int64_t(pages.size()), keeps, from, rows});
+            views.push_back({nb::cast<int64_t>(span[1]), tokens.back().data(), count, pages.back().data(),
+                             int64_t(pages.back().size()), keeps, from, rows});
             if (from >= 0 && from < count) rows += int(count - from);
-            kept.push_back(std::move(tokens)), kept.push_back(std::move(pages));
         }
         runner_.check(views);
         nb::gil_scoped_release unlocked;
