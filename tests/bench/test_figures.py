@@ -31,14 +31,18 @@ def record(duration_ms: float, bytes_moved: int = 0) -> dict[str, Any]:
 
 def test_handoff_rows(bench: Bench) -> None:
     handoff = bench("handoff")
-    rows = handoff.rows_of([record(0.2), record(0.4), record(9.0)], 10, 10, huge=False)
-    assert by_name(rows, "handoff p50").value == 0.4
-    assert by_name(rows, "handoff p95").value == 9.0
-    assert not any(row.missed for row in rows)
-    assert by_name(handoff.rows_of([record(0.2, 4096)], 10, 10, huge=False), "bytes moved").missed
-    assert by_name(handoff.rows_of([record(1.5)], 10, 10, huge=False), "handoff p50").missed
-    assert by_name(handoff.rows_of([record(0.2)], 20, 10, huge=False), "resident").missed
-    assert not by_name(handoff.rows_of([record(0.2)], 20, 10, huge=True), "resident").missed
+
+    def rows(*records: dict[str, Any], resident_bytes: int = 10, huge: bool = False) -> list[Any]:
+        return handoff.rows_of(handoff.Handoffs(list(records), 1, resident_bytes, huge), kv_bytes=10)
+
+    usual = rows(record(0.2), record(0.4), record(9.0))
+    assert by_name(usual, "handoff p50").value == 0.4
+    assert by_name(usual, "handoff p95").value == 9.0
+    assert not any(row.missed for row in usual)
+    assert by_name(rows(record(0.2, 4096)), "bytes moved").missed
+    assert by_name(rows(record(1.5)), "handoff p50").missed
+    assert by_name(rows(record(0.2), resident_bytes=20), "resident").missed
+    assert not by_name(rows(record(0.2), resident_bytes=20, huge=True), "resident").missed
 
 
 @pytest.mark.parametrize(
