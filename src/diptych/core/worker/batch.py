@@ -33,7 +33,8 @@ class RunInHand:
         self.prompts: list[PromptSpan] = []
         self.spans: list[tuple[Source | Target, Sequence | None, int]] = []
         """(task, sequence or None for its shared part, tokens) of each prompt span, in order."""
-        self.decoding: list[tuple[Target, Sequence]] = []
+        self.decoding = 0
+        """Sequences that decode in it from its first step on."""
         self.sampled: list[tuple[Target, Sequence]] = []
         """Sequences whose first token of this attempt comes from this run's first step."""
         self.tokens = 0

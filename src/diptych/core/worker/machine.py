@@ -95,8 +95,8 @@ class Worker:
         self.ledger.check()
         if self.run is None and (self.sources.in_run or self.targets.streams.in_run):
             raise BrokenInvariant(self.config.worker, "a task is booked in a run that is over")
-        for task in self.targets.streams.running:
-            if self.targets.tasks.get(task.key) is not task:
+        for key, task in self.targets.streams.running.items():
+            if self.targets.tasks.get(key) is not task:
                 raise BrokenInvariant(self.config.worker, "a stream runs without a task")
 
     def _private_pages(self) -> list[int]:
@@ -120,8 +120,10 @@ class Worker:
 
     def _newcomer(self) -> bool:
         assert self.run is not None
-        seats = self.config.running_max - len(self.run.decoding)
-        return bool(self.sources.jobs() or (seats > 0 and self.targets.streams.jobs()))
+        seats = self.config.running_max - self.run.decoding
+        return bool(self.sources.tasks and self.sources.jobs()) or bool(
+            seats > 0 and self.targets.streams.prompting and self.targets.streams.jobs()
+        )
 
     def _end_run(self) -> None:
         assert self.run is not None
@@ -130,21 +132,20 @@ class Worker:
 
     def _start_run(self, now_ns: int) -> None:
         streams = self.targets.streams
-        streams.make_room(self.targets.preempt)
-        self._runs += 1
-        run = RunInHand(self._runs, now_ns)
-        run.decoding = streams.decoding()
+        streams.batch.make_room(self._preempt_last)
+        run = RunInHand(self._runs + 1, now_ns)
+        run.decoding = len(streams.batch.members)
         pending = self._plan_prompts(now_ns, run)
         if not run.decoding and not run.prompts:
             return
         # A run with prompts is one step, so that control hears at once that the stream has begun.
         run.steps_max = 1
-        if run.decoding and not run.prompts and not pending:
-            run.steps_max = streams.steps_max(run, self.config.quantum_tokens)
+        if not run.prompts and not pending:
+            run.steps_max = streams.batch.steps_max(self.config.quantum_tokens)
         run.predicted_ns = self.rates.predict(run)
         self.run = run
-        for task, _ in run.decoding:
-            streams.in_run[task.key] = None
+        self._runs = run.run
+        streams.in_hand = True
         self.ledger.outbox.append(
             RunSteps(
                 run=run.run,
@@ -155,11 +156,14 @@ class Worker:
             )
         )
 
+    def _preempt_last(self) -> None:
+        self.targets.preempt(self.targets.streams.last_admitted())
+
     def _plan_prompts(self, now_ns: int, run: RunInHand) -> bool:
         """Fills the run with prompt spans; True where prompt work is left for the next one."""
         config, streams = self.config, self.targets.streams
         budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
-        seats = config.running_max - len(run.decoding)
+        seats = config.running_max - run.decoding
         jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
         jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         for job in jobs:
@@ -179,7 +183,7 @@ class Worker:
             planned[id(task)] = planned.get(id(task), 0) + count
         if any(job.computed + planned.get(id(job), 0) < job.ask.split for job in self.sources.jobs()):
             return True
-        if len(run.decoding) + len(run.sampled) >= self.config.running_max:
+        if run.decoding + len(run.sampled) >= self.config.running_max:
             return False
         waiting = sum(
             not sequence.done and not sequence.decoding
@@ -194,10 +198,12 @@ class Worker:
             part = table_part(task, sequence)
             if part is not None:
                 parts.append(part)
-        for task, sequence in run.decoding:
-            part = table_part(task, sequence)
+        grown = self.targets.streams.batch.grown
+        for member, target in grown.items():
+            part = table_part(target, member)
             if part is not None:
                 parts.append(part)
+        grown.clear()
         return tuple(parts)
 
     # ---- rows -------------------------------------------------------------------------------------
@@ -208,23 +214,27 @@ class Worker:
             return
         self.run = None
         self.rates.learn(run, fact.steps, fact.duration_ns)
-        streams = self.targets.streams
+        targets, streams = self.targets, self.targets.streams
+        streams.in_hand = False
         for span, (task, sequence, _) in zip(run.prompts, run.spans, strict=True):
             if isinstance(task, Source):
                 self.sources.advance(now_ns, task, span)
             else:
                 streams.advance(task, sequence, span)
-        finished = {(finish.request, finish.attempt, finish.sequence): finish for finish in fact.finished}
-        for task, sequence in [*run.decoding, *run.sampled]:
-            finish = finished.get((*task.key, sequence.index))
-            if finish is not None:
-                streams.finish(task, finish)
-            elif task.state is RUNNING:
-                streams.decoded(sequence, fact.steps)
-        for source in {id(t): t for t, _, _ in run.spans if isinstance(t, Source)}.values():
+        streams.batch.clock += fact.steps
+        touched, streams.in_run = streams.in_run, {}
+        for finish in fact.finished:
+            key = (finish.request, finish.attempt)
+            streams.finish(targets.tasks[key], finish)
+            touched[key] = None
+        for target, member in run.sampled:
+            if target.state is RUNNING and not member.done:
+                streams.sampled(target, member, fact.steps)
+        for source in {id(task): task for task, _, _ in run.spans if isinstance(task, Source)}.values():
             self.sources.run_ended(now_ns, source)
-        for key in list(streams.in_run):
-            self.targets.run_ended(now_ns, self.targets.tasks[key])
+        for key in touched:
+            targets.run_ended(targets.tasks[key])
+        targets.close()
         postponed, self._postponed = self._postponed, []
         for lost in postponed:
             self._peer_lost(now_ns, lost)
@@ -239,10 +249,9 @@ class Worker:
         self.sources.step(now_ns, fact)
         self.targets.step(now_ns, fact)
         run = self.run
-        if run is not None and not run.ending and run.steps_max > 1:
-            key = (fact.request, fact.attempt)
-            if key in self.targets.streams.in_run or key in self.sources.in_run:
-                self._end_run()
+        used = self.targets.streams.closing or (fact.request, fact.attempt) in self.sources.in_run
+        if used and run is not None and not run.ending and run.steps_max > 1:
+            self._end_run()
 
     def _claim_released(self, now_ns: int, fact: ClaimReleased) -> None:
         if fact.sender not in self.ledger.lost:
@@ -300,7 +309,9 @@ class Worker:
                 decode_ns_per_step=int(self.rates.decode_ns_per_step),
                 room=self.ledger.granted,
                 peers=self.ledger.peers(),
-                streams=tuple(task.key for task in self.targets.streams.running if task.state is RUNNING),
+                streams=tuple(
+                    key for key, task in self.targets.streams.running.items() if task.state is RUNNING
+                ),
             )
         )
 

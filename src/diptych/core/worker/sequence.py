@@ -40,7 +40,7 @@ class Sequence:
 
     # fmt: off
     __slots__ = (
-        "computed", "decoding", "done", "emitted", "hashes", "index", "known", "leaf", "pages",
+        "computed", "decoding", "done", "hashes", "index", "known", "known_before", "lasts", "leaf", "pages",
         "sealed", "tabled",
     )
     # fmt: on
@@ -48,9 +48,12 @@ class Sequence:
     def __init__(self, start: SequenceStart, prompt_tokens: int) -> None:
         self.index = start.index
         self.hashes = start.page_hashes
-        self.emitted = start.emitted
         self.known = prompt_tokens + start.emitted
-        """Tokens whose ids are known; the KV of the last one is not computed yet."""
+        """Tokens whose ids are known when it begins to decode; the KV of the last is not computed yet."""
+        self.known_before = 0
+        """From then on it knows so many tokens and one more for each step of the batch."""
+        self.lasts: int | None = None
+        """Last step of the batch that its pages last for; None where they last to its end."""
         self.computed = 0
         self.leaf: Node | None = None
         """Deepest pinned node of its path, once the shared part is complete."""

@@ -6,14 +6,13 @@ tokens only by their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from diptych.core.actions import PromptSpan
 from diptych.core.config import WorkerConfig
 from diptych.core.facts import SequenceFinish
 from diptych.core.pages.ledger import Ledger
 from diptych.core.recipe import numerics_at, run_end
 from diptych.core.worker.batch import RunInHand, add_spans
+from diptych.core.worker.decode import DecodeBatch
 from diptych.core.worker.sequence import CLOSING, RUNNING, Key, Sequence, Target
 
 
@@ -23,18 +22,33 @@ class Streams:
     def __init__(self, config: WorkerConfig, ledger: Ledger) -> None:
         self.config = config
         self.ledger = ledger
-        self.running: list[Target] = []
-        """The last one is the first to be preempted."""
+        self.running: dict[Key, Target] = {}
+        """In order of admission: the last one is the first to be preempted."""
+        self.prompting: dict[Key, Target] = {}
+        """Those with prompt work."""
+        self.batch = DecodeBatch(config.page_tokens, self._room_for)
         self.in_run: dict[Key, None] = {}
+        """Those with prompt spans in the run in hand. Members of the batch are in every run."""
+        self.in_hand = False
+        """Whether the step loop has a run."""
+        self.closing: list[Target] = []
+        """Released while the run in hand uses their pages."""
 
     def begin(self, task: Target) -> None:
-        self.running.append(task)
+        self.running[task.key] = self.prompting[task.key] = task
         if task.computed >= task.border * self.config.page_tokens:
             self._begin_sequences(task)
 
     def end(self, task: Target) -> None:
-        if task in self.running:
-            self.running.remove(task)
+        self.running.pop(task.key, None)
+        self.prompting.pop(task.key, None)
+        for sequence in task.sequences:
+            self.batch.leave(sequence)
+
+    def busy(self, task: Target) -> bool:
+        """Whether the run in hand uses its pages."""
+        decoding = self.in_hand and any(sequence.decoding for sequence in task.sequences)
+        return decoding or task.key in self.in_run
 
     def _begin_sequences(self, task: Target) -> None:
         """The shared part is complete: each sequence hangs its own path below it."""
@@ -56,35 +70,10 @@ class Streams:
 
     def jobs(self) -> list[Target]:
         """Targets with prompt work."""
-        return [
-            task
-            for task in self.running
-            if task.state is RUNNING and not all(s.decoding or s.done for s in task.sequences)
-        ]
+        return [task for task in self.prompting.values() if task.state is RUNNING]
 
-    def decoding(self) -> list[tuple[Target, Sequence]]:
-        return [
-            (task, sequence)
-            for task in self.running
-            if task.state is RUNNING
-            for sequence in task.sequences
-            if sequence.decoding
-        ]
-
-    def make_room(self, preempt: Callable[[Target], None]) -> None:
-        """Pages for one more token of every decoding sequence; where they run out, the request that
-        was admitted last gives way."""
-        for task, sequence in self.decoding():
-            while task in self.running and not self._room_for(task, sequence, sequence.known):
-                preempt(next(victim for victim in reversed(self.running) if victim.state is RUNNING))
-
-    def steps_max(self, run: RunInHand, quantum: int) -> int:
-        """`quantum` steps where pages for all of them are to be had without preempting, else one."""
-        for task, sequence in run.decoding:
-            limit = task.ask.prompt_tokens + task.ask.tokens_max
-            if not self._room_for(task, sequence, min(sequence.known + quantum - 1, limit)):
-                return 1
-        return quantum
+    def last_admitted(self) -> Target:
+        return next(task for task in reversed(self.running.values()) if task.state is RUNNING)
 
     def plan(self, task: Target, run: RunInHand, budget: int, seats: int) -> int:
         """Adds prompt work of the task: the shared part first, then each sequence's tail, whose last
@@ -168,20 +157,25 @@ class Streams:
                     sequence.tabled = min(sequence.tabled, task.sealed)
             task.sealed = end
 
-    def decoded(self, sequence: Sequence, steps: int) -> None:
-        """A sequence that did not finish got one token a step."""
-        sequence.decoding = True
+    def sampled(self, task: Target, sequence: Sequence, steps: int) -> None:
+        """A sequence got its first tokens of this attempt and did not finish: it decodes from here on."""
         sequence.known += steps
-        sequence.emitted += steps
-        sequence.computed = sequence.known - 1
+        self.batch.join(task, sequence)
+        self._settle(task)
+
+    def _settle(self, task: Target) -> None:
+        if all(sequence.decoding or sequence.done for sequence in task.sequences):
+            self.prompting.pop(task.key, None)
 
     def finish(self, task: Target, finish: SequenceFinish) -> None:
         """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
         sequence = next(s for s in task.sequences if s.index == finish.sequence)
-        sequence.done, sequence.decoding = True, False
+        self.batch.leave(sequence)
+        sequence.done = True
         task.outcomes.append((finish.sequence, finish.emitted, finish.reason))
         if task.state is CLOSING:
             return
+        self._settle(task)
         self._seal_sequence(task, sequence, finish)
         rest = sequence.pages[sequence.sealed :]
         if rest:

@@ -247,8 +247,9 @@ class Targets:
             self.ledger.unpin(leaf)
 
     def release(self, now_ns: int, task: Target, fact: Fact) -> None:
-        if task.key in self.streams.in_run:
+        if self.streams.busy(task):
             task.state = CLOSING
+            self.streams.closing.append(task)
         else:
             self._drop(task)
 
@@ -267,12 +268,9 @@ class Targets:
         self._drop(task)
         self._tell(CONTROL, StreamPaused(request=request, attempt=attempt, worker=self.config.worker))
 
-    def run_ended(self, now_ns: int, task: Target) -> None:
-        self.streams.in_run.pop(task.key, None)
-        if task.key not in self.tasks:
-            return
+    def run_ended(self, task: Target) -> None:
+        """Its prompt spans ran, or a sequence of it finished."""
         if task.state is CLOSING:
-            self._drop(task)
             return
         request, attempt = task.key
         if not task.started and all(s.decoding or s.done for s in task.sequences):
@@ -295,6 +293,12 @@ class Targets:
                     reasons=tuple(reason for _, _, reason in task.outcomes),
                 ),
             )
+
+    def close(self) -> None:
+        """No run uses the pages of released tasks any more."""
+        closing, self.streams.closing = self.streams.closing, []
+        for task in closing:
+            self._drop(task)
 
     # ---- ends -------------------------------------------------------------------------------------
 
