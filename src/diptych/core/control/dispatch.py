@@ -193,7 +193,7 @@ class Dispatch:
         disappointed = route is not None and route.cost_ns > REROUTE_FACTOR * max(expected, SECOND_NS // 100)
         if route is None or (disappointed and not request.rerouted and len(self.fleet.workers) > 2):
             request.rerouted = True
-            target.prefixes.clear()
+            target.forget_prefixes()
             target.waiting += 1
             self.withdraw(request, "rerouted", release=True)
             self.enqueue(now_ns, request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from diptych.core.config import ControlConfig
 from diptych.core.facts import WorkerBeat, WorkerJoined
 from diptych.core.ids import Incarnation, PageHash
@@ -22,7 +20,7 @@ class WorkerView:
     # fmt: off
     __slots__ = (
         "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "joined",
-        "measured_ns", "pending_tokens", "prefill_ns_per_token", "prefixes", "streams", "waiting",
+        "measured_ns", "older", "pending_tokens", "prefill_ns_per_token", "recent", "streams", "waiting",
     )
     # fmt: on
 
@@ -42,8 +40,9 @@ class WorkerView:
         """Requests that stream from it."""
         self.waiting = 0
         """Requests that wait for its pages."""
-        self.prefixes: OrderedDict[PageHash, None] = OrderedDict()
-        """Pages it probably caches, least recently used first."""
+        self.recent: dict[PageHash, None] = {}
+        """Pages it probably caches, those of late and those before them."""
+        self.older: dict[PageHash, None] = {}
 
     @property
     def name(self) -> Incarnation:
@@ -71,26 +70,28 @@ class WorkerView:
 
     def held_pages(self, hashes: tuple[PageHash, ...]) -> int:
         """How many leading pages it probably has. Prefixes are closed, so halving finds the end."""
-        prefixes = self.prefixes
-        if not hashes or hashes[0] not in prefixes:
+        recent, older = self.recent, self.older
+        if not hashes or (hashes[0] not in recent and hashes[0] not in older):
             return 0
-        if hashes[-1] in prefixes:
+        if hashes[-1] in recent or hashes[-1] in older:
             return len(hashes)
         low, high = 1, len(hashes) - 1
         while low < high:
             middle = (low + high) // 2
-            if hashes[middle] in prefixes:
+            if hashes[middle] in recent or hashes[middle] in older:
                 low = middle + 1
             else:
                 high = middle
         return low
 
     def remember(self, hashes: tuple[PageHash, ...], pages_max: int) -> None:
-        for key in reversed(hashes):
-            self.prefixes[key] = None
-            self.prefixes.move_to_end(key)
-        while len(self.prefixes) > pages_max:
-            self.prefixes.popitem(last=False)
+        """It used these pages. Two generations stand for the order of use: cheap, and good for advice."""
+        self.recent.update(dict.fromkeys(hashes))
+        if len(self.recent) > pages_max // 2:
+            self.recent, self.older = {}, self.recent
+
+    def forget_prefixes(self) -> None:
+        self.recent, self.older = {}, {}
 
 
 class Fleet:

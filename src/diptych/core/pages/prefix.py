@@ -335,10 +335,9 @@ class PrefixTree:
             offset = node.pages.index(pages[index])
             if offset:
                 self._split(node, offset)
-            count = 1
-            limit = min(len(node.pages), len(pages) - index)
-            while count < limit and node.pages[count] == pages[index + count]:
-                count += 1
+            count = limit = min(len(node.pages), len(pages) - index)
+            if node.pages[:limit] != list(pages[index : index + limit]):
+                count = next(n for n in range(limit) if node.pages[n] != pages[index + n])
             yield self._split(node, count) if count < len(node.pages) else node
             index += count
 

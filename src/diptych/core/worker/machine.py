@@ -165,6 +165,8 @@ class Worker:
         budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
         seats = config.running_max - run.decoding
         jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
+        if not jobs:
+            return False
         jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         for job in jobs:
             if budget <= 0:

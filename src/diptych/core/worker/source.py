@@ -129,8 +129,9 @@ class Sources:
         wanted = min(wanted, self.ledger.available())
         if wanted > 0:
             task.spare += self.ledger.take(wanted) or ()
-        while len(task.pages) * tokens < end and task.spare:
-            task.pages.append(task.spare.pop(0))
+        fresh = max(0, -(-end // tokens) - len(task.pages))
+        task.pages += task.spare[:fresh]
+        del task.spare[:fresh]
         end = min(end, len(task.pages) * tokens)
         if end <= first:
             return 0

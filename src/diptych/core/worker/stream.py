@@ -104,8 +104,9 @@ class Streams:
         end = min(task.computed + budget, task.border * tokens)
         if end <= task.computed:
             return 0
-        while len(task.shared) * tokens < end:
-            task.shared.append(task.spare.pop(0))
+        fresh = max(0, -(-end // tokens) - len(task.shared))
+        task.shared += task.spare[:fresh]
+        del task.spare[:fresh]
         add_spans(
             run, task, None, first=task.computed, end=end, sample=False, logits_from=task.ask.logits_from
         )
