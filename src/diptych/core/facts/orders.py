@@ -129,6 +129,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     handoff_pages: int
     handoff_ns: int
     bytes_moved: int
+    """Copied between workers. Claims within one pool copy nothing; only they exist so far."""
     attempts: tuple[AttemptRecord, ...]
     exact: bool
     finish_reason: str
