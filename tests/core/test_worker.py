@@ -300,3 +300,16 @@ def test_the_last_admitted_gives_way_when_pages_run_out(table: Callable[..., Any
             break
     assert only(told, facts.StreamPaused).request == "second"
     assert bench.dropped == [("second", 1)]
+
+
+def test_a_page_may_be_offered_back_before_its_receipt_comes(table: Callable[..., Any]) -> None:
+    """The new owner is frozen: its receipts wait, its offers do not."""
+    bench = table()
+    bench.ask(tokens=14)
+    bench.fix(split=12, source=P)
+    paid = only(bench.offer((100, 101)), facts.OfferAnswered)
+    answer = only(bench.offer(paid.deposit[:1], first=2), facts.OfferAnswered)
+    assert answer.kept == paid.deposit[:1]
+    bench.say(facts.PagesTaken(sender=P, serial=paid.serial))
+    owned = {page for first, n in bench.machine.ledger.owned() for page in range(first, first + n)}
+    assert not owned & set(paid.deposit)

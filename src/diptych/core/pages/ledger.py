@@ -294,12 +294,15 @@ class Ledger:
     def owned_pages(self) -> list[int]:
         """Every page of ours, those on their way included. What goes to control is not: control has
         it before it reads any later statement of ours."""
-        pages = [*self.free, *self._private_pages()]
-        pages += [page for page, node in self.tree.node_at.items() if node.owner is None]
+        pages = self._at_hand()
         for to, given in self.given.values():
             if to != CONTROL:
                 pages += given
         return pages
+
+    def _at_hand(self) -> list[int]:
+        own = [page for page, node in self.tree.node_at.items() if node.owner is None]
+        return [*self.free, *self._private_pages(), *own]
 
     def owned(self) -> Extents:
         return to_extents(self.owned_pages())
@@ -319,6 +322,7 @@ class Ledger:
         owned = self.owned_pages()
         if len(owned) != len(set(owned)):
             raise BrokenInvariant(self.worker, "a page is booked twice")
+        # A page may come back as the receiver's offer while its receipt is still under way.
         foreign = [page for page, node in self.tree.node_at.items() if node.owner is not None]
-        if not set(owned).isdisjoint(foreign):
+        if not set(self._at_hand()).isdisjoint(foreign):
             raise BrokenInvariant(self.worker, "a claimed page is booked as owned")
