@@ -69,6 +69,7 @@ sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 bench-%: bench/%.py $(BUILT)
 	$(DEV)/python $< $(ARGS)
 bench-accuracy: ## logits of every engine and of the default pair against float32 torch
+bench-core: ## what the core costs a request, the router apart, beside a bare heap
 bench-handoff: ## bytes and time of a local handoff, from the request records
 bench-idle: ## CPU time of an idle fleet
 bench-interference: ## what prefills do to decoding: 1P1D against the same two aggregated
