@@ -422,6 +422,42 @@ def test_a_stream_that_a_restarted_control_cannot_place_ends_as_a_stream() -> No
     assert only(told[DOOR], facts.RequestEnded).failure is not None
 
 
+def refused(desk: Desk, **more: Any) -> dict[str, list[Fact]]:
+    return desk.about(
+        facts.TargetRefused, worker=D, reason="too_long", needed_tokens=90, limit_tokens=80, **more
+    )
+
+
+def test_a_prompt_beyond_the_pool_is_refused_for_good() -> None:
+    desk = Desk()
+    reserving(desk)
+    rejected = only(refused(desk)[DOOR], facts.RequestRejected)
+    assert (rejected.kind, rejected.limit) == ("too_long", 80)
+
+
+def test_a_target_that_waits_for_pages_of_the_dead_refuses_nothing_for_good() -> None:
+    desk = Desk()
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=(("decode-0", 64),)))
+    desk.worker(D, "decode", ("int4",), room=32)
+    desk.arrive()
+    assert refused(desk) == {}
+    assert only(desk.say(facts.DeadlinePassed(), after_ns=60 * MS)[D], facts.TargetRequested)
+
+
+def test_a_stream_that_did_fit_before_is_put_off_and_in_the_end_given_up() -> None:
+    desk = Desk(exact_wait_ns=200 * MS, unavailable_wait_ns=200 * MS)
+    draining(desk)
+    desk.about(facts.StreamDrained, starts=(facts.SequenceStart(0, 5),))
+    told: dict[str, list[Fact]] = {}
+    for _ in range(20):
+        assert refused(desk) == {}
+        told = desk.say(facts.DeadlinePassed(), after_ns=60 * MS)
+        if DOOR in told:
+            break
+    assert only(told[DOOR], facts.RequestEnded).failure is not None
+    assert desk.now_ns < 1000 * MS
+
+
 def test_what_workers_stream_and_no_door_asks_for_is_released() -> None:
     desk = Desk()
     desk.worker(D, "decode", ("int4",), room=32, streams=(("ghost", 5),))

@@ -251,6 +251,8 @@ class Door:
         else:
             client.record = event.record
             client.failure = event.failure
+            if event.failure is not None and "room for" in event.failure and any(client.tokens):
+                raise Violation("stream refused", f"{event.request}: {event.failure}")
         self._close_if_closed(client)
 
     def _close_if_closed(self, client: Client) -> None:

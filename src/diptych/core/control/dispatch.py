@@ -30,7 +30,7 @@ from diptych.core.recipe import OPEN_END, Recipe, extend, join
 REROUTE_FACTOR = 2
 """A target that turns out to have so many times the predicted own work is given up, once."""
 RETRY_NS = SECOND_NS // 20
-"""Pause before a recipe that no worker could carry out is tried again."""
+"""Pause before what no worker could carry out is tried again."""
 
 
 class Dispatch:
@@ -86,6 +86,16 @@ class Dispatch:
             self.config.exact_wait_ns if request.streamed else self.config.unavailable_wait_ns
         )
         insort(self.queue, request, key=lambda waiting: (-waiting.arrived.priority, waiting.arrived_ns))
+
+    def put_off(self, now_ns: int, request: Request, outcome: str, *, release: bool) -> None:
+        """Back in line for a while; the time it may wait runs on from the first time this happens."""
+        expires_ns = request.expires_ns if request.put_off else None
+        self.withdraw(request, outcome, release=release)
+        self.enqueue(now_ns, request)
+        request.put_off = True
+        request.not_before_ns = now_ns + RETRY_NS
+        if expires_ns is not None:
+            request.expires_ns = expires_ns
 
     def dequeue(self, request: Request) -> None:
         if request.state is QUEUED and request in self.queue:
@@ -195,11 +205,13 @@ class Dispatch:
             request.rerouted = True
             target.forget_prefixes()
             target.waiting += 1
-            self.withdraw(request, "rerouted", release=True)
-            self.enqueue(now_ns, request)
             if route is None:
-                request.not_before_ns = now_ns + RETRY_NS
+                self.put_off(now_ns, request, "rerouted", release=True)
+            else:
+                self.withdraw(request, "rerouted", release=True)
+                self.enqueue(now_ns, request)
             return
+        request.put_off = False
         request.held_tokens = fact.held_tokens
         if request.cached_tokens is None:
             request.cached_tokens = fact.held_tokens

@@ -20,7 +20,8 @@ class WorkerView:
     # fmt: off
     __slots__ = (
         "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "joined",
-        "measured_ns", "older", "pending_tokens", "prefill_ns_per_token", "recent", "streams", "waiting",
+        "measured_ns", "older", "pending_tokens", "prefill_ns_per_token", "recent", "short", "streams",
+        "waiting",
     )
     # fmt: on
 
@@ -29,6 +30,8 @@ class WorkerView:
         self.heard_ns = now_ns
         self.fenced = False
         self.granted = joined.room > 0
+        self.short = False
+        """It has fewer pages than its share: those of a dead worker are still to come."""
         self.prefill_ns_per_token = joined.prefill_ns_per_token
         self.decode_ns_per_step = joined.decode_ns_per_step
         self.measured_ns: int | None = None

@@ -41,7 +41,7 @@ from diptych.core.facts import (
     WorkerLost,
     WorkerSpawned,
 )
-from diptych.core.ids import Incarnation, RequestId
+from diptych.core.ids import Incarnation, RequestId, worker_name
 
 ABSENT = "absent"
 ADOPT_NS = 2_000_000_000
@@ -120,6 +120,10 @@ class ControlPlane:
             if view is not None and not view.granted and estate.rooms.get(send.to):
                 view.granted = True
         estate.outbox.clear()
+        for worker, room in estate.rooms.items():
+            view = self.fleet.workers.get(worker)
+            if view is not None:
+                view.short = room < estate.shares.get(worker_name(worker), 0)
 
     def _host_stated(self, now_ns: int, fact: HostStated) -> None:
         estate = self._estate(fact.host)

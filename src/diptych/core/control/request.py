@@ -25,8 +25,8 @@ class Request:
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "border", "cached_tokens", "deadline_ns", "exact",
         "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "outputs",
-        "pending", "preemptions", "prefill_ns", "prefill_tokens", "queue_ns", "reasons", "recipe", "rerouted",
-        "resumed", "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
+        "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons", "recipe",
+        "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
     )
     # fmt: on
 
@@ -53,6 +53,8 @@ class Request:
         self.expires_ns = 0
         """When waiting for a worker (or for its numerics) ends."""
         self.not_before_ns = 0
+        self.put_off = False
+        """It waits because no worker could carry it out as things stood."""
         self.waiting_since_ns = now_ns
         self.pending: list[tuple[Incarnation, int]] = []
         """Prompt tokens booked on workers for it, until they are heard done."""

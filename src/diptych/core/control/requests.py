@@ -70,6 +70,12 @@ class Requests:
         self.dispatch.fix(now_ns, request, fact)
 
     def _refused(self, now_ns: int, request: Request, fact: TargetRefused) -> None:
+        """Too long for the target for good, unless pages of a dead worker are still to come to it, or
+        the stream did fit before."""
+        view = self.fleet.workers.get(fact.worker)
+        if request.streamed or (view is not None and view.short):
+            self.dispatch.put_off(now_ns, request, "refused", release=False)
+            return
         needed, limit = fact.needed_tokens, fact.limit_tokens
         self._end(request, "failed", f"needs KV for {needed} tokens, the pool has room for {limit}", limit)
 
