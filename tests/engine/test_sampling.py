@@ -147,6 +147,21 @@ def test_sampling_follows_the_rules(changes: dict[str, Any], spread: float) -> N
         assert one(row, p, index, choice=2, prompt=prompt, emitted=emitted).token == want
 
 
+def test_sampling_follows_the_rules_on_odd_sizes_ties_and_mixtures() -> None:
+    rng = np.random.default_rng(123)
+    for seed in range(600):
+        row = rng.normal(0, rng.choice([0.01, 1, 8]), int(rng.choice([1, 2, 5, 40, 1023, 1024, 1025, 3000])))
+        row = (np.round(row) if rng.random() < 0.3 else row).astype(np.float32)
+        p = SamplingParameters(
+            seed=seed,
+            temperature=float(rng.choice([0.2, 1, 3])),
+            top_k=int(rng.choice([0, 1, 3, 50, 1024])),
+            top_p=float(rng.choice([0, 0.3, 0.9, 1])),
+            min_p=float(rng.choice([0, 0.05, 0.5, 1])),
+        )
+        assert one(row, p, 3).token == model_sample(row, p, model_uniform(seed, 0, 3), [], [])
+
+
 def test_greedy_ties_go_to_the_lowest_id() -> None:
     for vocabulary in (3, 16, 17, 1000, 49152):
         row = np.zeros(vocabulary, np.float32)
@@ -238,6 +253,8 @@ def test_rows_may_be_a_view_with_a_wider_stride() -> None:
 def test_nan_is_never_sampled_and_a_row_without_finite_maximum_is_refused() -> None:
     row = np.array([np.nan, 1.0, 2.0, np.nan], np.float32)
     assert one(row, SamplingParameters()).token == 2
+    warm = {one(row, SamplingParameters(temperature=5.0, top_p=0.999), i).token for i in range(50)}
+    assert warm == {1, 2}
     for bad in (np.nan, -np.inf, np.inf):
         for p in (SamplingParameters(), SamplingParameters(temperature=1.0)):
             with pytest.raises(ValueError, match="no finite greatest logit"):

@@ -120,19 +120,26 @@ inline float row_greatest(const float *row, size_t count) {
     return out;
 }
 
-inline double row_powers(const float *row, size_t count, float shift, float factor, float *power) {
-    double total = 0;
-    for (size_t first = 0; first < count; first += 16) {
-        float lane[16];
-        size_t n = count - first < 16 ? count - first : 16;
-        for (size_t i = 0; i < 16; ++i) lane[i] = i < n ? row[first + i] : -__builtin_inff();
-        Float16 value = exp2((load(lane) - splat(shift)) * splat(factor));
-        if (power && n == 16) store(power + first, value);
-        store(lane, value);
-        if (power && n < 16) std::memcpy(power + first, lane, n * sizeof(float));
-        total += double(sum(value));
+inline void row_powers(const float *row, size_t count, float shift, float factor, float *power,
+                       double *chunks) {
+    for (size_t chunk = 0; chunk < count; chunk += diptych::kChunk) {
+        size_t end = chunk + diptych::kChunk < count ? chunk + diptych::kChunk : count, i = chunk;
+        Float16 total = zero();
+        for (; i + 16 <= end; i += 16) {
+            Float16 value = exp2((load(row + i) - splat(shift)) * splat(factor));
+            store(power + i, value);
+            total = total + value;
+        }
+        if (i < end) {
+            float lane[16] = {};
+            std::memcpy(lane, row + i, (end - i) * sizeof(float));
+            store(lane, exp2((load(lane) - splat(shift)) * splat(factor)));
+            for (size_t k = end - i; k < 16; ++k) lane[k] = 0;
+            total = total + load(lane);
+            std::memcpy(power + i, lane, (end - i) * sizeof(float));
+        }
+        chunks[chunk / diptych::kChunk] = double(sum(total));
     }
-    return total;
 }
 
 } // namespace

@@ -14,7 +14,6 @@ namespace {
 
 constexpr double kGreedyBelow = 1e-5; // a temperature that only the most likely token survives
 constexpr float kLog2E = 1.44269504088896340736f;
-constexpr float kLikely = 0x1p-12f; // of the most likely token's probability; a first guess at top-p
 
 void require(bool good, const char *message) {
     if (!good) throw std::invalid_argument(message);
@@ -29,39 +28,123 @@ bool before(const Candidate &a, const Candidate &b) {
     return a.power > b.power || (a.power == b.power && a.token < b.token);
 }
 
-std::vector<Candidate> at_least(const float *power, int count, float least) {
-    std::vector<Candidate> out;
-    for (int i = 0; i < count; ++i)
-        if (power[i] >= least && power[i] > 0) out.push_back({power[i], i});
-    return out;
-}
-
 double mass(const std::vector<Candidate> &set) {
     double total = 0;
     for (const Candidate &one : set) total += one.power;
     return total;
 }
 
-void keep_top_k(std::vector<Candidate> &set, int k) {
-    if (k <= 0 || size_t(k) >= set.size()) return;
-    std::nth_element(set.begin(), set.begin() + k, set.end(), before);
-    set.resize(size_t(k));
-}
+// Probabilities of a row, relative to the greatest, and their sums by chunk.
+struct Powers {
+    std::vector<float> power;
+    std::vector<double> chunks;
 
-// The fewest most likely candidates whose mass reaches `wanted`: a selection by mass, not a sort.
-void keep_mass(std::vector<Candidate> &set, double wanted) {
-    size_t first = 0, last = set.size();
-    double taken = 0;
-    while (last - first > 1) {
-        size_t middle = first + (last - first) / 2;
-        std::nth_element(set.begin() + first, set.begin() + middle, set.begin() + last, before);
-        double upper = 0;
-        for (size_t i = first; i < middle; ++i) upper += set[i].power;
-        if (taken + upper >= wanted) last = middle;
-        else taken += upper, first = middle;
+    void compute(const float *row, int count, float most, float factor, const Variant &variant) {
+        power.resize(size_t(count));
+        chunks.resize((size_t(count) + kChunk - 1) / kChunk);
+        variant.powers(row, size_t(count), most, factor, power.data(), chunks.data());
     }
-    set.resize(std::max<size_t>(last, 1));
-}
+    double total() const {
+        double sum = 0;
+        for (double chunk : chunks) sum += chunk;
+        return sum;
+    }
+};
+
+// Counts and masses of probabilities by their exponent and five bits of fraction, so that a cut by rank
+// or by mass looks closely at one bucket only; the vocabulary is never sorted.
+class Histogram {
+  public:
+    Histogram(const std::vector<float> &power, float least) : power_(power), least_(least) {
+        for (float value : power)
+            if (holds(value)) {
+                Bucket &bucket = buckets_[index(value)];
+                bucket.count += 1, bucket.mass += value;
+            }
+    }
+
+    // The least likely of the `k` most likely candidates.
+    Candidate cut_by_rank(int k) const {
+        int above = 0, at = kBuckets - 1;
+        for (; at > 0 && above + buckets_[at].count < k; --at) above += buckets_[at].count;
+        std::vector<Candidate> set = bucket(at, kAll);
+        if (k - above > int(set.size())) return kAll; // fewer candidates than k
+        std::nth_element(set.begin(), set.begin() + (k - above - 1), set.end(), before);
+        return set[size_t(k - above - 1)];
+    }
+
+    // The last of the fewest most likely candidates, none of them after `cut`, that reach a share of all
+    // their mass.
+    Candidate cut_by_share(double share, const Candidate &cut) const {
+        int lowest = std::isinf(cut.power) ? 0 : index(cut.power);
+        double wanted = lowest > 0 ? mass(bucket(lowest, cut)) : buckets_[0].mass, above = 0;
+        for (int i = kBuckets - 1; i > lowest; --i) wanted += buckets_[i].mass;
+        wanted *= share;
+        int at = kBuckets - 1;
+        for (; at > lowest && (buckets_[at].count == 0 || above + buckets_[at].mass < wanted); --at)
+            above += buckets_[at].mass;
+        std::vector<Candidate> set = bucket(at, cut);
+        return set.empty() ? cut : last_of_mass(set, wanted - above);
+    }
+
+    std::vector<Candidate> candidates(const Candidate &cut) const { // by token id
+        std::vector<Candidate> out;
+        for (int i = 0; i < int(power_.size()); ++i)
+            if (holds(power_[size_t(i)]) && !after(cut, i)) out.push_back({power_[size_t(i)], i});
+        return out;
+    }
+
+    static constexpr Candidate kAll{-std::numeric_limits<float>::infinity(), 0};
+
+  private:
+    static constexpr int kShift = 18, kBuckets = (127 << 5) + 1; // powers are at most 1, the greatest's
+    struct Bucket {
+        int count = 0;
+        double mass = 0;
+    };
+    static int index(float value) {
+        uint32_t raw;
+        std::memcpy(&raw, &value, 4);
+        return std::min(int(raw >> kShift), kBuckets - 1);
+    }
+    static float bound(int at) { // the least value of a bucket
+        uint32_t raw = uint32_t(at) << kShift;
+        float value;
+        std::memcpy(&value, &raw, 4);
+        return value;
+    }
+    bool holds(float value) const { return value >= least_ && value > 0; }
+    bool after(const Candidate &cut, int token) const { return before(cut, {power_[size_t(token)], token}); }
+
+    std::vector<Candidate> bucket(int at, const Candidate &cut) const {
+        std::vector<Candidate> out;
+        if (buckets_[at].count == 0) return out;
+        float low = bound(at), high = at + 1 < kBuckets ? bound(at + 1) : 2.0f;
+        for (int i = 0; i < int(power_.size()); ++i) {
+            float value = power_[size_t(i)];
+            if (value >= low && value < high && holds(value) && !after(cut, i)) out.push_back({value, i});
+        }
+        return out;
+    }
+
+    static Candidate last_of_mass(std::vector<Candidate> &set, double wanted) {
+        size_t first = 0, last = set.size();
+        double taken = 0;
+        while (last - first > 1) { // selection by mass: halves shrink, so the work is linear
+            size_t middle = first + (last - first) / 2;
+            std::nth_element(set.begin() + first, set.begin() + middle, set.begin() + last, before);
+            double upper = 0;
+            for (size_t i = first; i < middle; ++i) upper += set[i].power;
+            if (taken + upper >= wanted) last = middle;
+            else taken += upper, first = middle;
+        }
+        return set[first];
+    }
+
+    const std::vector<float> &power_;
+    float least_;
+    Bucket buckets_[kBuckets];
+};
 
 int argmax(const float *row, int count, const Variant &variant) {
     float most = variant.greatest(row, size_t(count));
@@ -78,15 +161,17 @@ int at_mass(const std::vector<Candidate> &set, double target) {
     return set.back().token;
 }
 
-int at_mass(const float *power, int count, double target) {
+int at_mass(const Powers &p, double target) {
     double total = 0;
-    int last = 0;
-    for (int i = 0; i < count; ++i) {
-        if (power[i] <= 0) continue;
-        total += power[i], last = i;
-        if (total > target) return i;
+    size_t chunk = 0;
+    while (chunk + 1 < p.chunks.size() && total + p.chunks[chunk] <= target) total += p.chunks[chunk++];
+    size_t last = chunk * kChunk, end = std::min(last + kChunk, p.power.size());
+    for (size_t i = last; i < end; ++i) {
+        if (p.power[i] <= 0) continue;
+        total += p.power[i], last = i;
+        if (total > target) break;
     }
-    return last;
+    return int(last);
 }
 
 Ranked most_likely(const float *row, int count, int top) {
@@ -177,23 +262,17 @@ int Sampler::draw(const float *row, int vocabulary, uint64_t output_index, const
     if (options_.temperature < kGreedyBelow) return argmax(row, vocabulary, variant);
     float most = variant.greatest(row, size_t(vocabulary));
     if (!std::isfinite(most)) throw std::domain_error("the row holds no finite greatest logit");
-    thread_local std::vector<float> power;
-    power.resize(size_t(vocabulary));
-    float factor = kLog2E / float(options_.temperature), least = float(options_.min_p);
-    double total = variant.powers(row, size_t(vocabulary), most, factor, power.data());
+    thread_local Powers powers;
+    powers.compute(row, vocabulary, most, kLog2E / float(options_.temperature), variant);
     double random = uniform(options_.seed, options_.choice, output_index);
     if (options_.top_k == 0 && options_.top_p >= 1 && options_.min_p <= 0)
-        return at_mass(power.data(), vocabulary, random * total);
+        return at_mass(powers, random * powers.total());
 
-    std::vector<Candidate> set = at_least(power.data(), vocabulary, std::max(least, kLikely));
-    // Enough when the cut lies among them: what is less likely changes only the mass top-p refers to.
-    bool enough = least >= kLikely || (options_.top_k > 0 && int(set.size()) >= options_.top_k) ||
-                  (options_.top_k == 0 && least <= 0 && mass(set) >= options_.top_p * total);
-    if (!enough) set = at_least(power.data(), vocabulary, least);
-    keep_top_k(set, options_.top_k);
-    bool whole = options_.top_k == 0 && least <= 0;
-    if (options_.top_p < 1) keep_mass(set, options_.top_p * (whole ? total : mass(set)));
-    std::sort(set.begin(), set.end(), [](const Candidate &a, const Candidate &b) { return a.token < b.token; });
+    Histogram histogram(powers.power, float(options_.min_p));
+    Candidate cut = Histogram::kAll;
+    if (options_.top_k > 0) cut = histogram.cut_by_rank(options_.top_k);
+    if (options_.top_p < 1) cut = histogram.cut_by_share(options_.top_p, cut);
+    std::vector<Candidate> set = histogram.candidates(cut);
     return at_mass(set, random * mass(set));
 }
 
@@ -217,8 +296,9 @@ Sample score_row(const float *row, int vocabulary, int target, int top, const Va
     RoundToNearest mode;
     float most = variant.greatest(row, size_t(vocabulary));
     if (!std::isfinite(most)) throw std::domain_error("the row holds no finite greatest logit");
-    double total = variant.powers(row, size_t(vocabulary), most, kLog2E, nullptr);
-    double shift = double(most) + std::log(total);
+    thread_local Powers powers;
+    powers.compute(row, vocabulary, most, kLog2E, variant);
+    double shift = double(most) + std::log(powers.total());
     Sample out;
     out.token = target;
     out.logprob = double(row[target]) - shift;

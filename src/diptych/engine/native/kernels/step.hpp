@@ -28,6 +28,7 @@ struct Scratch { // of one thread
     float *block;           // [kBlockRows][2 * kPanel], or one row of normed inputs
 };
 constexpr int kBlockRows = 64;
+constexpr size_t kChunk = 1024; // tokens whose probabilities are summed before sums are compared
 
 struct Step {
     const Layout *layout;
@@ -58,10 +59,10 @@ struct Step {
 struct Variant {
     const char *name;
     void (*forward)(const Step &step, Team &team, int thread);
-    // Sampling: greatest of a row, and sum in float64 of 2^((row[i] - shift) * factor), which go to
-    // `power` unless that is null.
+    // Sampling: the greatest of a row, and power[i] = 2^((row[i] - shift) * factor) with the sum of each
+    // kChunk of them. NaN is never the greatest, and its power is 0.
     float (*greatest)(const float *row, size_t count);
-    double (*powers)(const float *row, size_t count, float shift, float factor, float *power);
+    void (*powers)(const float *row, size_t count, float shift, float factor, float *power, double *chunks);
 };
 
 const Variant &variant_plain();
