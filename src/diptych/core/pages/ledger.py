@@ -94,6 +94,8 @@ class Ledger:
         return taken
 
     def _make_room(self, count: int, keep: int) -> bool:
+        if len(self.free) >= count + keep:
+            return True
         owed = sum(self.owed.values())
         while len(self.free) < count or self.available() < count + keep:
             available = self.available()
@@ -146,9 +148,8 @@ class Ledger:
         leaf and the pages that now stand for them; those that were there twice are free again."""
         leaf, standing = self.tree.extend(leaf, hashes, pages, numerics)
         self.private -= len(pages)
-        doubles = [mine for mine, theirs in zip(pages, standing, strict=True) if mine != theirs]
-        if doubles:
-            self.free.extend(doubles)
+        if standing != pages:
+            self.free += [mine for mine, theirs in zip(pages, standing, strict=True) if mine != theirs]
             self.settle()
         return leaf, standing
 
@@ -197,7 +198,7 @@ class Ledger:
 
     def settle(self) -> None:
         """Pays debts as far as pages go that need not stay available for prefills (`keep`)."""
-        if self.frozen:
+        if self.frozen or not self.debts:
             return
         for creditor in list(self.debts):
             debt = self.debts[creditor]

@@ -166,7 +166,10 @@ class PrefixTree:
         standing: list[int] = []
         index, total = 0, len(hashes)
         while index < total:
-            child = next((c for c in leaf.children.get(hashes[index], ()) if c.numerics == numerics), None)
+            child = None
+            for candidate in leaf.children.get(hashes[index], ()):
+                if candidate.numerics == numerics:
+                    child = candidate
             if child is not None:
                 matched = common_length(child.hashes, hashes, index, min(len(child.hashes), total - index))
                 if matched < len(child.pages):
@@ -176,7 +179,9 @@ class PrefixTree:
                 child = self._reattach(leaf, tuple(pages[index:]))
                 self._pin_one(child)
             else:
-                end = next((i for i in range(index, total) if pages[i] in self.node_at), total)
+                end = total
+                if not self.node_at.keys().isdisjoint(pages[index:]):
+                    end = next(i for i in range(index, total) if pages[i] in self.node_at)
                 child = Node(leaf, hashes[index:end], pages[index:end], numerics, owner)
                 self._adopt(leaf, child)
                 child.pins = 1
@@ -210,14 +215,12 @@ class PrefixTree:
         child.detached = True
         child.pins = 1
         self.pinned_pages += len(pages)
-        for page in pages:
-            self.node_at[page] = child
+        self.node_at.update(dict.fromkeys(pages, child))
         return child
 
     def _adopt(self, parent: Node, child: Node) -> None:
         parent.children.setdefault(child.hashes[0], []).append(child)
-        for page in child.pages:
-            self.node_at[page] = child
+        self.node_at.update(dict.fromkeys(child.pages, child))
 
     def _split(self, node: Node, count: int) -> Node:
         """Cuts a node after `count` pages. The node keeps the lower part (pins name their last node);
@@ -236,8 +239,7 @@ class PrefixTree:
         node.parent = upper
         if not node.detached:
             upper.children[node.hashes[0]] = [node]
-        for page in upper.pages:
-            self.node_at[page] = upper
+        self.node_at.update(dict.fromkeys(upper.pages, upper))
         if node in self.idle:
             self.idle.move_to_end(node)
             self.idle[upper] = None

@@ -76,8 +76,11 @@ class Worker:
         row(self, now_ns, fact)
         if self.ledger.granted:
             self._work(now_ns)
-        actions = tuple(self.ledger.outbox)
-        self.ledger.outbox.clear()
+        outbox = self.ledger.outbox
+        if not outbox:
+            return ()
+        actions = tuple(outbox)
+        outbox.clear()
         # A beat alone is no news: counted as such, an idle worker would never slow down.
         news = len(actions) > (self._beaten_ns == now_ns)
         if news and self._control and self._beat_at_ns is not None:
@@ -113,17 +116,18 @@ class Worker:
         """Admits who can be admitted, then starts a run, or ends a long one for newcomers."""
         if self.targets.line:
             self.targets.admit(now_ns)
-        if self.run is None:
+        run = self.run
+        if run is None:
             self._start_run(now_ns)
-        elif not self.run.ending and self.run.steps_max > 1 and self._newcomer():
+        elif run.steps_max > 1 and not run.ending and self._prompts_wait(run):
             self._end_run()
 
-    def _newcomer(self) -> bool:
-        assert self.run is not None
-        seats = self.config.running_max - self.run.decoding
-        return bool(self.sources.tasks and self.sources.jobs()) or bool(
-            seats > 0 and self.targets.streams.prompting and self.targets.streams.jobs()
-        )
+    def _prompts_wait(self, run: RunInHand) -> bool:
+        """Whether there is prompt work, of sources or for a free seat."""
+        streams = self.targets.streams
+        if self.sources.tasks and self.sources.jobs():
+            return True
+        return bool(streams.prompting and run.decoding < self.config.running_max and streams.jobs())
 
     def _end_run(self) -> None:
         assert self.run is not None
@@ -132,16 +136,20 @@ class Worker:
 
     def _start_run(self, now_ns: int) -> None:
         streams = self.targets.streams
+        if not (streams.batch.members or streams.prompting or self.sources.tasks):
+            return
         streams.batch.make_room(self._preempt_last)
         run = RunInHand(self._runs + 1, now_ns)
         run.decoding = len(streams.batch.members)
-        pending = self._plan_prompts(now_ns, run)
-        if not run.decoding and not run.prompts:
+        self._plan_prompts(now_ns, run)
+        if run.prompts:
+            # One step, so that control hears at once that a stream has begun.
+            run.steps_max = 1
+        elif run.decoding:
+            wait = self._prompts_wait(run)
+            run.steps_max = 1 if wait else streams.batch.steps_max(self.config.quantum_tokens)
+        else:
             return
-        # A run with prompts is one step, so that control hears at once that the stream has begun.
-        run.steps_max = 1
-        if not run.prompts and not pending:
-            run.steps_max = streams.batch.steps_max(self.config.quantum_tokens)
         run.predicted_ns = self.rates.predict(run)
         self.run = run
         self._runs = run.run
@@ -159,15 +167,14 @@ class Worker:
     def _preempt_last(self) -> None:
         self.targets.preempt(self.targets.streams.last_admitted())
 
-    def _plan_prompts(self, now_ns: int, run: RunInHand) -> bool:
-        """Fills the run with prompt spans; True where prompt work is left for the next one."""
+    def _plan_prompts(self, now_ns: int, run: RunInHand) -> None:
+        """Fills the run with prompt spans by priority and age."""
         config, streams = self.config, self.targets.streams
+        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
+        if len(jobs) > 1:
+            jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
         seats = config.running_max - run.decoding
-        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
-        if not jobs:
-            return False
-        jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         for job in jobs:
             if budget <= 0:
                 break
@@ -177,22 +184,6 @@ class Worker:
                 sampled = len(run.sampled)
                 budget -= streams.plan(job, run, budget, seats)
                 seats -= len(run.sampled) - sampled
-        return self._prompts_left(run)
-
-    def _prompts_left(self, run: RunInHand) -> bool:
-        planned: dict[int, int] = {}
-        for task, _, count in run.spans:
-            planned[id(task)] = planned.get(id(task), 0) + count
-        if any(job.computed + planned.get(id(job), 0) < job.ask.split for job in self.sources.jobs()):
-            return True
-        if run.decoding + len(run.sampled) >= self.config.running_max:
-            return False
-        waiting = sum(
-            not sequence.done and not sequence.decoding
-            for job in self.targets.streams.jobs()
-            for sequence in job.sequences
-        )
-        return waiting > len(run.sampled)
 
     def _tables(self, run: RunInHand) -> tuple[TablePart, ...]:
         parts: list[TablePart] = []

@@ -166,7 +166,7 @@ class Targets:
             self._answer(task.key, sender, first_page, (), ())
             return
         tree, tokens = self.ledger.tree, self.config.page_tokens
-        fresh = [page for page in pages if page not in tree.node_at]
+        known = tree.node_at.keys() & pages
         index = first_page
         while index < first_page + len(pages):
             position = index * tokens
@@ -184,7 +184,9 @@ class Targets:
             index = end
         task.sealed = len(task.shared)
         task.computed = task.sealed * tokens
-        kept = tuple(page for page in fresh if page in tree.node_at)
+        kept = pages
+        if known or task.shared[first_page:] != list(pages):
+            kept = tuple(page for page in pages if page not in known and page in tree.node_at)
         deposit, surplus = task.spare[: len(kept)], task.spare[len(kept) : len(pages)]
         del task.spare[: len(pages)]
         self._answer(task.key, sender, first_page, kept, tuple(deposit))
