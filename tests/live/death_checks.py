@@ -18,7 +18,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def check_whole(stream: Stream, request: dict[str, Any]) -> None:
     """Every choice is complete, and usage counts every token once."""
     count = request.get("n", 1)
-    assert stream.error is None
+    assert stream.error is None, stream.error
     assert stream.complete
     assert sorted(stream.finishes) == list(range(count))
     assert stream.usage is not None
