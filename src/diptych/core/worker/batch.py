@@ -106,10 +106,23 @@ def table_part(task: Source | Target, sequence: Sequence | None) -> TablePart | 
         pages, tabled, index = task.shared, task.tabled, SHARED
         task.tabled = len(pages)
     else:
-        pages, tabled, index = task.shared + sequence.pages, sequence.tabled, sequence.index
-        sequence.tabled = len(pages)
+        return _own_part(task, sequence)
     if tabled >= len(pages):
         return None
     return TablePart(
         request=request, attempt=attempt, sequence=index, start=tabled, pages=tuple(pages[tabled:])
+    )
+
+
+def _own_part(task: Target, sequence: Sequence) -> TablePart | None:
+    """The same for a sequence, whose table is the shared pages and then its own."""
+    shared, tabled = len(task.shared), sequence.tabled
+    total = shared + len(sequence.pages)
+    if tabled >= total:
+        return None
+    sequence.tabled = total
+    fresh = sequence.pages[tabled - shared :] if tabled >= shared else task.shared[tabled:] + sequence.pages
+    request, attempt = task.key
+    return TablePart(
+        request=request, attempt=attempt, sequence=sequence.index, start=tabled, pages=tuple(fresh)
     )

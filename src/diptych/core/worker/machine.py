@@ -223,14 +223,16 @@ class Worker:
         for target, member in run.sampled:
             if target.state is RUNNING and not member.done:
                 streams.sampled(target, member, fact.steps)
-        for source in {id(task): task for task, _, _ in run.spans if isinstance(task, Source)}.values():
-            self.sources.run_ended(now_ns, source)
+        if self.sources.in_run:
+            self.sources.run_ended(now_ns)
         for key in touched:
             targets.run_ended(targets.tasks[key])
-        targets.close()
-        postponed, self._postponed = self._postponed, []
-        for lost in postponed:
-            self._peer_lost(now_ns, lost)
+        if streams.closing:
+            targets.close()
+        if self._postponed:
+            postponed, self._postponed = self._postponed, []
+            for lost in postponed:
+                self._peer_lost(now_ns, lost)
 
     def _source_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.sources.step(now_ns, fact)

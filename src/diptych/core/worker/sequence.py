@@ -69,14 +69,15 @@ class Sequence:
 class Target:
     # fmt: off
     __slots__ = (
-        "ask", "asked_ns", "border", "computed", "early_offers", "held", "leaf", "outcomes", "recipe",
-        "sealed", "sequences", "serial", "shared", "source", "spare", "split", "started", "state",
-        "tabled", "waited_ns",
+        "ask", "asked_ns", "border", "computed", "early_offers", "held", "key", "leaf", "open", "outcomes",
+        "prompting", "recipe", "sealed", "sequences", "serial", "shared", "source", "spare", "split",
+        "started", "state", "tabled", "waited_ns",
     )
     # fmt: on
 
     def __init__(self, ask: TargetRequested, serial: int, now_ns: int) -> None:
         self.ask = ask
+        self.key: Key = (ask.request, ask.attempt)
         self.serial = serial
         self.asked_ns = now_ns
         self.waited_ns = 0
@@ -100,12 +101,12 @@ class Target:
         self.early_offers: list[tuple[Incarnation, int, Pages]] = []
         self.started = False
         self.sequences = [Sequence(start, ask.prompt_tokens) for start in ask.starts]
+        self.open = len(self.sequences)
+        """Sequences that have not finished."""
+        self.prompting = len(self.sequences)
+        """Those of them that do not decode yet."""
         self.outcomes: list[tuple[int, int, str]] = []
         """(sequence, output tokens, reason) of those that finished."""
-
-    @property
-    def key(self) -> Key:
-        return self.ask.request, self.ask.attempt
 
     def pages_needed(self, page_tokens: int, tokens_ahead: int) -> int:
         """Pages for the whole prompt and up to `tokens_ahead` more output tokens of each sequence."""
@@ -134,6 +135,7 @@ class Source:
         "computed",
         "context",
         "detached",
+        "key",
         "leaf",
         "offered",
         "offered_ns",
@@ -151,6 +153,7 @@ class Source:
 
     def __init__(self, ask: PrefillRequested, serial: int, now_ns: int) -> None:
         self.ask = ask
+        self.key: Key = (ask.request, ask.attempt)
         self.serial = serial
         self.asked_ns = now_ns
         self.started_ns: int | None = None
@@ -175,10 +178,6 @@ class Source:
         self.offered_ns = 0
         self.answered_ns = 0
         self.tabled = 0
-
-    @property
-    def key(self) -> Key:
-        return self.ask.request, self.ask.attempt
 
     def private_pages(self) -> list[int]:
         return [*self.spare, *self.pages[self.sealed :]]

@@ -149,12 +149,15 @@ class Sources:
         self._seal(task)
         self._offer(now_ns, task)
 
-    def run_ended(self, now_ns: int, task: Source) -> None:
-        self.in_run.pop(task.key, None)
-        if task.state is CLOSING:
-            self._drop(task)
-        else:
-            self._settle(now_ns, task)
+    def run_ended(self, now_ns: int) -> None:
+        """All tasks of the run may move on."""
+        in_run, self.in_run = self.in_run, {}
+        for key in in_run:
+            task = self.tasks[key]
+            if task.state is CLOSING:
+                self._drop(task)
+            else:
+                self._settle(now_ns, task)
 
     def _seal(self, task: Source) -> None:
         tokens = self.config.page_tokens

@@ -47,8 +47,13 @@ class Streams:
 
     def busy(self, task: Target) -> bool:
         """Whether the run in hand uses its pages."""
-        decoding = self.in_hand and any(sequence.decoding for sequence in task.sequences)
-        return decoding or task.key in self.in_run
+        return (self.in_hand and task.open > task.prompting) or task.key in self.in_run
+
+    def release(self, task: Target) -> None:
+        """Its pages are let go when the run in hand has ended."""
+        task.state = CLOSING
+        self.prompting.pop(task.key, None)
+        self.closing.append(task)
 
     def _begin_sequences(self, task: Target) -> None:
         """The shared part is complete: each sequence hangs its own path below it."""
@@ -70,7 +75,7 @@ class Streams:
 
     def jobs(self) -> list[Target]:
         """Targets with prompt work."""
-        return [task for task in self.prompting.values() if task.state is RUNNING]
+        return list(self.prompting.values())
 
     def last_admitted(self) -> Target:
         return next(task for task in reversed(self.running.values()) if task.state is RUNNING)
@@ -162,21 +167,25 @@ class Streams:
         """A sequence got its first tokens of this attempt and did not finish: it decodes from here on."""
         sequence.known += steps
         self.batch.join(task, sequence)
-        self._settle(task)
+        self._prompted(task)
 
-    def _settle(self, task: Target) -> None:
-        if all(sequence.decoding or sequence.done for sequence in task.sequences):
+    def _prompted(self, task: Target) -> None:
+        task.prompting -= 1
+        if not task.prompting:
             self.prompting.pop(task.key, None)
 
     def finish(self, task: Target, finish: SequenceFinish) -> None:
         """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
         sequence = next(s for s in task.sequences if s.index == finish.sequence)
-        self.batch.leave(sequence)
+        if sequence.decoding:
+            self.batch.leave(sequence)
+        else:
+            self._prompted(task)
         sequence.done = True
+        task.open -= 1
         task.outcomes.append((finish.sequence, finish.emitted, finish.reason))
         if task.state is CLOSING:
             return
-        self._settle(task)
         self._seal_sequence(task, sequence, finish)
         rest = sequence.pages[sequence.sealed :]
         if rest:

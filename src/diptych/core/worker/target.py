@@ -250,8 +250,7 @@ class Targets:
 
     def release(self, now_ns: int, task: Target, fact: Fact) -> None:
         if self.streams.busy(task):
-            task.state = CLOSING
-            self.streams.closing.append(task)
+            self.streams.release(task)
         else:
             self._drop(task)
 
@@ -275,7 +274,7 @@ class Targets:
         if task.state is CLOSING:
             return
         request, attempt = task.key
-        if not task.started and all(s.decoding or s.done for s in task.sequences):
+        if not (task.started or task.prompting):
             task.started = True
             self._tell(
                 CONTROL,
@@ -283,7 +282,7 @@ class Targets:
                     request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
                 ),
             )
-        if all(sequence.done for sequence in task.sequences):
+        if not task.open:
             self._drop(task)
             self._tell(
                 CONTROL,
