@@ -141,7 +141,7 @@ def test_each_model_goes_to_workers_that_hold_it() -> None:
 
 def test_fenced_and_unfurnished_workers_are_not_chosen() -> None:
     fleet, router = fleet_of(P, D, joined("decode-1@1", "decode", room=0))
-    fleet.workers[D.worker].fenced = True
+    fleet.fence(fleet.workers[D.worker])
     assert routed(router, need(300)).target.name == P.worker
 
 
@@ -213,13 +213,14 @@ def test_pruning_never_loses_the_cheapest(workers: list[tuple[str, int, int, int
         view.pending_tokens, view.streams = pending, streams
         view.remember(asked.arrived.page_hashes[:pages], 100)
     route = routed(router, asked)
-    held = {view.name: router._held(view, asked) for view in fleet.workers.values()}
     views = list(fleet.workers.values())
-    prices = [
-        router._price(target, source, split, held, asked, NOW)
-        for target in router._targets(views, asked)
-        for source, split in router._options(target, views, held, asked)
-    ]
+    targets = [view for view in views if view.joined.role != "prefill"] or views
+    prices = []
+    for target in targets:
+        held = target.held_pages(asked.arrived.page_hashes) * PAGE
+        alone = router.replan(target, held, asked, NOW)
+        assert alone is not None
+        prices.append(alone.cost_ns)
     assert route.cost_ns == min(prices)
     assert 0 <= route.split <= asked.border
     assert route.split % PAGE == 0

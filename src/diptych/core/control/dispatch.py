@@ -126,7 +126,8 @@ class Dispatch:
                 continue
             request.not_before_ns = 0
             self._fix_canonical(request)
-            route = self.router.route(self._need(request), now_ns)
+            request.need = self._need(request)
+            route = self.router.route(request.need, now_ns)
             if route is not None:
                 self.queue.remove(request)
                 self._reserve(now_ns, request, route)
@@ -197,7 +198,9 @@ class Dispatch:
         """Plans once more with what the target really holds, and starts both halves."""
         target = self.fleet.workers[fact.worker]
         target.waiting -= 1
-        need = self._need(request)
+        need = request.need
+        if need is None or need.recipe != request.recipe:
+            need = request.need = self._need(request)
         route = self.router.replan(target, fact.held_tokens, need, now_ns)
         expected = self._expected_ns.pop(request.arrived.request, 0)
         disappointed = route is not None and route.cost_ns > REROUTE_FACTOR * max(expected, SECOND_NS // 100)

@@ -19,14 +19,19 @@ class WorkerView:
 
     # fmt: off
     __slots__ = (
-        "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "joined",
-        "measured_ns", "older", "pending_tokens", "prefill_ns_per_token", "recent", "short", "streams",
-        "waiting",
+        "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "host", "joined",
+        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "prefill_ns_per_token",
+        "recent", "role", "short", "streams", "waiting",
     )
     # fmt: on
 
     def __init__(self, joined: WorkerJoined, now_ns: int) -> None:
         self.joined = joined
+        self.name: Incarnation = joined.worker
+        self.host = joined.host
+        self.role = joined.role
+        self.numerics = joined.numerics
+        self.page_tokens = joined.page_tokens
         self.heard_ns = now_ns
         self.fenced = False
         self.granted = joined.room > 0
@@ -46,14 +51,6 @@ class WorkerView:
         self.recent: dict[PageHash, None] = {}
         """Pages it probably caches, those of late and those before them."""
         self.older: dict[PageHash, None] = {}
-
-    @property
-    def name(self) -> Incarnation:
-        return self.joined.worker
-
-    @property
-    def usable(self) -> bool:
-        return self.granted and not self.fenced
 
     def prompt_ns_per_token(self, now_ns: int) -> float:
         """What a prompt token is taken to cost here. A figure that no run has confirmed for a while
@@ -106,6 +103,8 @@ class Fleet:
         self.models: dict[str, None] = {}
         """Every model that any worker ever announced."""
         self._numerics: dict[tuple[str, str], str] = {}
+        self._serving: dict[str, list[WorkerView]] = {}
+        """By model, until some worker comes, goes or is fenced."""
 
     def join(self, fact: WorkerJoined, now_ns: int) -> WorkerView:
         view = self.workers.get(fact.worker)
@@ -113,16 +112,34 @@ class Fleet:
             return view
         view = WorkerView(fact, now_ns)
         self.workers[fact.worker] = view
+        self._serving.clear()
         for model in fact.models:
             self.models[model] = None
             self._numerics.setdefault((model, fact.role), fact.numerics[0])
         return view
 
     def lose(self, worker: Incarnation) -> WorkerView | None:
+        self._serving.clear()
         return self.workers.pop(worker, None)
 
+    def grant(self, view: WorkerView) -> None:
+        """It has pages: requests may go there from now on."""
+        self._serving.clear()
+        view.granted = True
+
+    def fence(self, view: WorkerView) -> None:
+        """It is to be killed: nothing new goes there."""
+        self._serving.clear()
+        view.fenced = True
+
     def serving(self, model: str) -> list[WorkerView]:
-        return [view for view in self.workers.values() if view.usable and model in view.joined.models]
+        """Workers that can take requests for the model now."""
+        found = self._serving.get(model)
+        if found is None:
+            views = self.workers.values()
+            found = [v for v in views if v.granted and not v.fenced and model in v.joined.models]
+            self._serving[model] = found
+        return found
 
     def canonical(self, model: str) -> tuple[str, str] | None:
         """The numerics of (prefill, decode) that this fleet stands for, whoever is alive now."""

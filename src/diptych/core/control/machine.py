@@ -118,7 +118,7 @@ class ControlPlane:
             self.outbox.append(send)
             view = self.fleet.workers.get(send.to)
             if view is not None and not view.granted and estate.rooms.get(send.to):
-                view.granted = True
+                self.fleet.grant(view)
         estate.outbox.clear()
         for worker, room in estate.rooms.items():
             view = self.fleet.workers.get(worker)
@@ -165,7 +165,7 @@ class ControlPlane:
         if view is not None:
             if view.fenced:
                 return
-            view.fenced = True
+            self.fleet.fence(view)
         self.loading.pop(worker, None)
         self.outbox.append(FenceWorker(worker=worker, why=why))
 

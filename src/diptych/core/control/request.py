@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diptych.core.control.router import Need
 from diptych.core.facts import AttemptRecord, PrefillFinished, RequestArrived, RequestRecord, SequenceStart
 from diptych.core.ids import Attempt, Incarnation, worker_name
 from diptych.core.recipe import Recipe
@@ -24,9 +25,10 @@ class Request:
     # fmt: off
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "border", "cached_tokens", "deadline_ns", "exact",
-        "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "not_before_ns", "outputs",
-        "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons", "recipe",
-        "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target", "waiting_since_ns",
+        "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "need", "not_before_ns",
+        "outputs", "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons",
+        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target",
+        "waiting_since_ns",
     )
     # fmt: on
 
@@ -60,6 +62,8 @@ class Request:
         """Prompt tokens booked on workers for it, until they are heard done."""
         self.preemptions = 0
         self.losses = 0
+        self.need: Need | None = None
+        """What it asks of workers, as of its last routing."""
         self.queue_ns = 0
         self.prefill_ns = 0
         self.prefill_tokens = 0

@@ -13,10 +13,12 @@ themselves (and doubted when nobody has measured it for long); every choice come
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from diptych.core.config import ControlConfig
-from diptych.core.control.fleet import BOTH, DECODE, Fleet, WorkerView
+from diptych.core.control.fleet import DECODE, PREFILL, Fleet, WorkerView
 from diptych.core.facts import RequestArrived
 from diptych.core.recipe import Recipe, numerics_at, numerics_of, run_end
 
@@ -55,6 +57,17 @@ class Need(msgspec.Struct, frozen=True):
     arrived: RequestArrived
 
 
+class Quote(msgspec.Struct, frozen=True):
+    """What one worker is taken to have and cost for one request."""
+
+    view: WorkerView
+    held: int
+    """Prompt tokens it probably caches, as far as the request may use them."""
+    rate: float
+    """Nanoseconds for each prompt token."""
+    load: int
+
+
 class Router:
     def __init__(self, config: ControlConfig, fleet: Fleet) -> None:
         self.config = config
@@ -62,130 +75,108 @@ class Router:
 
     def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
-        workers = self.fleet.serving(need.model)
-        held = {view.name: self._held(view, need) for view in workers}
+        quotes = [self._quote(view, need, now_ns) for view in self.fleet.serving(need.model)]
+        tail_tokens = need.known_tokens - need.border
         best: Route | None = None
-        for target in self._targets(workers, need):
-            if best is None or self._least(target, need, now_ns) < best.cost_ns:
-                best = self._cheapest(target, workers, held, need, now_ns, best)
+        for target in self._targets(quotes, need):
+            # No choice of P makes a target cheaper than its load and the tail it always computes.
+            if best is None or target.load + tail_tokens * target.rate < best.cost_ns:
+                best = self._cheapest(target, quotes, need, best)
         return best
 
     def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, p) for a target that has said what it really holds; None where the recipe
         asks for numerics that neither the target nor any source can compute."""
-        workers = self.fleet.serving(need.model)
-        held = {view.name: self._held(view, need) for view in workers}
-        held[target.name] = held_tokens
-        return self._cheapest(target, workers, held, need, now_ns, None)
+        chosen = Quote(target, held_tokens, target.prompt_ns_per_token(now_ns), self._load(target))
+        others = [v for v in self.fleet.serving(need.model) if v is not target]
+        return self._cheapest(chosen, [self._quote(view, need, now_ns) for view in others], need, None)
 
-    def _cheapest(
-        self,
-        target: WorkerView,
-        workers: list[WorkerView],
-        held: dict[str, int],
-        need: Need,
-        now_ns: int,
-        best: Route | None,
-    ) -> Route | None:
+    def _cheapest(self, target: Quote, quotes: list[Quote], need: Need, best: Route | None) -> Route | None:
         """The best of `best` and what this target offers, beside the best with a source or without
         one, whichever was not chosen."""
         alone_ns = shared_ns = None
-        for source, split in self._options(target, workers, held, need):
-            cost = self._price(target, source, split, held, need, now_ns)
-            if source is None:
-                alone_ns = cost
-            elif shared_ns is None or cost < shared_ns:
+        if self._computes(target.view, need, target.held, need.border):
+            alone_ns = self._price(target, None, target.held, need)
+            if best is None or alone_ns < best.cost_ns:
+                best = Route(target.view, None, target.held, alone_ns)
+        for source, split in self._sources(target, quotes, need):
+            cost = self._price(target, source, split, need)
+            if shared_ns is None or cost < shared_ns:
                 shared_ns = cost
             if best is None or cost < best.cost_ns:
-                best = Route(target, source, split, cost)
-        if best is not None and best.target is target:
+                best = Route(target.view, source.view, split, cost)
+        if best is not None and best.target is target.view:
             best.other_ns = alone_ns if best.source is not None else shared_ns
         return best
 
     def exact(self, need: Need) -> bool:
         """Whether the live workers together can compute every run of the recipe."""
-        able = {numerics for view in self.fleet.serving(need.model) for numerics in view.joined.numerics}
+        able = {numerics for view in self.fleet.serving(need.model) for numerics in view.numerics}
         return numerics_of(need.recipe) <= able
 
     # ---- candidates -------------------------------------------------------------------------------
 
-    def _held(self, view: WorkerView, need: Need) -> int:
-        tokens = view.held_pages(need.arrived.page_hashes) * view.joined.page_tokens
-        return min(tokens, need.split_max)
+    def _quote(self, view: WorkerView, need: Need, now_ns: int) -> Quote:
+        return Quote(view, self._held(view, need), view.prompt_ns_per_token(now_ns), self._load(view))
 
-    def _targets(self, workers: list[WorkerView], need: Need) -> list[WorkerView]:
-        able = [view for view in workers if view.joined.samples and self._can_end(view, need)]
-        preferred = [view for view in able if view.joined.role in (DECODE, BOTH)]
+    def _held(self, view: WorkerView, need: Need) -> int:
+        return min(view.held_pages(need.arrived.page_hashes) * view.page_tokens, need.split_max)
+
+    def _targets(self, quotes: list[Quote], need: Need) -> list[Quote]:
+        able = [quote for quote in quotes if quote.view.joined.samples and self._can_end(quote.view, need)]
+        preferred = [quote for quote in able if quote.view.role != PREFILL]
         return preferred or able
 
     def _can_end(self, view: WorkerView, need: Need) -> bool:
         """It must compute everything after the border: tail, emitted tokens, and what follows."""
         if not need.recipe:
             return True
-        return all(run.numerics in view.joined.numerics for run in need.recipe if run.end > need.border)
+        return all(run.numerics in view.numerics for run in need.recipe if run.end > need.border)
 
-    def _options(
-        self, target: WorkerView, workers: list[WorkerView], held: dict[str, int], need: Need
-    ) -> list[tuple[WorkerView | None, int]]:
-        at_hand = held[target.name]
-        options: list[tuple[WorkerView | None, int]] = []
-        if self._computes(target, need, at_hand, need.border):
-            options.append((None, at_hand))
-        for source in workers:
-            if source is target or source.joined.host != target.joined.host:
+    def _sources(self, target: Quote, quotes: list[Quote], need: Need) -> Iterator[tuple[Quote, int]]:
+        """Every (source, split) that can give the target more than it holds."""
+        at_hand, host, page_tokens = target.held, target.view.host, target.view.page_tokens
+        for source in quotes:
+            view = source.view
+            if source is target or view.host != host or view.page_tokens != page_tokens:
                 continue
-            if source.joined.page_tokens != target.joined.page_tokens:
-                continue
-            for split in dict.fromkeys((held[source.name], need.split_max)):
-                able = self._computes(source, need, min(at_hand, held[source.name]), split)
-                if split > at_hand and able and self._computes(target, need, split, need.border):
-                    options.append((source, split))
-        return options
+            for split in (source.held, need.split_max) if source.held < need.split_max else (need.split_max,):
+                if split <= at_hand:
+                    continue
+                able = self._computes(view, need, min(at_hand, source.held), split)
+                if able and self._computes(target.view, need, split, need.border):
+                    yield source, split
 
     def _computes(self, view: WorkerView, need: Need, first: int, end: int) -> bool:
         if not need.recipe:
             return True
         position = first
         while position < end:
-            if numerics_at(need.recipe, position) not in view.joined.numerics:
+            if numerics_at(need.recipe, position) not in view.numerics:
                 return False
             position = run_end(need.recipe, position)
         return True
 
     # ---- prices -----------------------------------------------------------------------------------
 
-    def _least(self, target: WorkerView, need: Need, now_ns: int) -> float:
-        """No choice of P makes this target cheaper: its load, and the tail it always computes."""
-        tail_tokens = need.known_tokens - need.border
-        return self._load(target) + tail_tokens * target.prompt_ns_per_token(now_ns)
-
     def _load(self, target: WorkerView) -> int:
         """Streams it serves slow each other; those that wait for its pages wait for streams to end."""
         steps = target.streams * LOAD_STEPS + target.waiting * WAITING_STEPS
         return steps * target.decode_ns_per_step
 
-    def _price(
-        self,
-        target: WorkerView,
-        source: WorkerView | None,
-        split: int,
-        held: dict[str, int],
-        need: Need,
-        now_ns: int,
-    ) -> int:
+    def _price(self, target: Quote, source: Quote | None, split: int, need: Need) -> int:
         """Predicted time until the target can go on, and what that costs its other streams."""
-        rate = target.prompt_ns_per_token(now_ns)
-        own_tokens = need.known_tokens - max(split, held[target.name])
-        cost = self._load(target) + rate * target.pending_tokens
-        cost += rate * own_tokens * (1.0 + DISTURBANCE * target.streams)
-        if target.joined.role == DECODE:
+        view, rate = target.view, target.rate
+        own_tokens = need.known_tokens - max(split, target.held)
+        cost = target.load + rate * view.pending_tokens
+        cost += rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
+        if view.role == DECODE:
             cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
         if source is not None:
-            tokens = max(0, split - max(held[source.name], held[target.name]))
-            source_rate = source.prompt_ns_per_token(now_ns)
-            duty = DECODE_DUTY if source.joined.role == DECODE else 1.0
-            cost += source_rate * tokens * duty + self.config.handoff_ns
-            cost += source_rate * source.pending_tokens if tokens else 0.0
+            tokens = max(0, split - max(source.held, target.held))
+            duty = DECODE_DUTY if source.view.role == DECODE else 1.0
+            cost += source.rate * tokens * duty + self.config.handoff_ns
+            cost += source.rate * source.view.pending_tokens if tokens else 0.0
         return int(cost)
 
     def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
