@@ -1,0 +1,73 @@
+"""The cost file: what `diptych profile` writes and people write by hand, read by `diptych simulate`.
+
+    {"page_tokens": 16, "page_bytes": 368640,
+     "workers": {"native:int8": {"type": "measured", ...}, "*": {"type": "constant", "step_ns": 4000000}},
+     "link": {"latency_ns": 100000, "page_ns": 50, "bytes_per_s": 2.5e10, "shared_by": "fleet"}}
+
+A worker takes the entry of its engine and format, else of its engine, else of its name, else `*`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from diptych.sim.costs.measured import MeasuredCosts
+from diptych.sim.costs.model import BadCosts, ConstantCosts, StepCosts
+from diptych.sim.costs.roofline import RooflineCosts
+
+Costs = ConstantCosts | MeasuredCosts | RooflineCosts
+SHARED_BY = ("fleet", "source", "pair")
+ANY_WORKER = "*"
+
+
+class LinkCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What messages take between any two processes, and KV between workers."""
+
+    latency_ns: int = 100_000
+    """Of every message."""
+    page_ns: int = 0
+    """More for each page that a message names."""
+    bytes_per_s: float | None = None
+    """None: workers share the pool, a handoff moves no KV."""
+    shared_by: str = "source"
+    """Who shares the bandwidth: all transfers of the `fleet`, those of one `source`, those of a `pair`."""
+
+    def __post_init__(self) -> None:
+        if self.shared_by not in SHARED_BY:
+            raise BadCosts(f"link.shared_by: {self.shared_by!r}; one of {', '.join(SHARED_BY)}")
+        if self.latency_ns < 0 or self.page_ns < 0:
+            raise BadCosts(f"link.latency_ns, link.page_ns: {self.latency_ns}, {self.page_ns}; at least 0")
+        if self.bytes_per_s is not None and not self.bytes_per_s > 0:
+            raise BadCosts(f"link.bytes_per_s: {self.bytes_per_s}; more than 0")
+
+
+class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    workers: dict[str, Costs]
+    link: LinkCosts = LinkCosts()
+    page_tokens: int = 16
+    page_bytes: int = 0
+    """KV of a page; 0: not known, bytes are not counted."""
+    about: dict[str, str] = {}
+    """Of what and where it was measured, for people."""
+
+    def of(self, name: str, engine: str, format_: str) -> StepCosts:
+        """Raises `BadCosts` where no entry fits."""
+        for key in (f"{engine}:{format_}", engine, name, ANY_WORKER):
+            if key in self.workers:
+                return self.workers[key]
+        known = ", ".join(self.workers) or "none"
+        raise BadCosts(f"workers: no costs for {name} ({engine}:{format_}), and no '*'; there are {known}")
+
+
+def read_costs(path: Path) -> CostFile:
+    """Raises `BadCosts` naming the file and the field, and `OSError` where it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CostFile)
+    except (msgspec.DecodeError, msgspec.ValidationError, BadCosts) as error:
+        raise BadCosts(f"{path}: {error}") from error
+
+
+def write_costs(path: Path, costs: CostFile) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(costs), indent=1) + b"\n")
