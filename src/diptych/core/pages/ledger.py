@@ -87,18 +87,17 @@ class Ledger:
         `keep` more must stay available. Evicting a foreign page ends its claim and brings a page back
         only when its owner pays.
         """
-        if not self._make_room(count, keep):
+        if len(self.free) < count + keep and not self._make_room(count, keep):
             return None
-        taken = self._pop(count)
         self.private += count
-        return taken
+        return self._pop(count)
 
     def _make_room(self, count: int, keep: int) -> bool:
-        if len(self.free) >= count + keep:
-            return True
         owed = sum(self.owed.values())
-        while len(self.free) < count or self.available() < count + keep:
+        while True:
             available = self.available()
+            if available >= count + keep and len(self.free) >= count:
+                return True
             if available < count + keep <= available + owed:
                 return False
             evicted = None if self.frozen else self.tree.evict(count + keep)
@@ -110,7 +109,6 @@ class Ledger:
             else:
                 self.release_claim(owner, tuple(pages))
                 owed += len(pages)
-        return True
 
     def _pop(self, count: int) -> list[int]:
         if count == 0:

@@ -111,11 +111,10 @@ class Target:
     def pages_needed(self, page_tokens: int, tokens_ahead: int) -> int:
         """Pages for the whole prompt and up to `tokens_ahead` more output tokens of each sequence."""
         last = self.ask.prompt_tokens + self.ask.tokens_max
-        tails = sum(
-            -(-min(last, sequence.known + tokens_ahead) // page_tokens) - self.border
-            for sequence in self.sequences
-        )
-        return self.border + tails
+        needed = self.border
+        for sequence in self.sequences:
+            needed += -(-min(last, sequence.known + tokens_ahead) // page_tokens) - self.border
+        return needed
 
     def private_pages(self) -> list[int]:
         pages = [*self.spare, *self.shared[self.sealed :]]

@@ -123,6 +123,8 @@ class Targets:
 
     def _held_recipe(self, task: Target) -> Recipe:
         """Which numerics computed the pages at hand, read off the path that holds them."""
+        if not task.sealed:
+            return ()
         runs: list[tuple[str, int]] = []
         node, end = task.leaf, task.sealed * self.config.page_tokens
         while node is not None and node.parent is not None:
