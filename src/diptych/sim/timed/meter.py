@@ -1,0 +1,189 @@
+"""What is measured while the simulation runs, in constant time for a run or a request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from diptych.core.ids import Incarnation, worker_name
+from diptych.sim.costs.model import PS_PER_NS
+from diptych.sim.timed.stream import Stream
+
+if TYPE_CHECKING:
+    from diptych.sim.timed.step_loop import Run
+
+_SIGNIFICANT_BITS = 9
+"""Gaps between tokens are kept to 1 part in 256."""
+SAMPLES_MAX = 512
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that has ended; times in ns from the start of the workload."""
+
+    request: str
+    arrived_ns: int
+    first_ns: int | None
+    """When the client had its first token."""
+    end_ns: int
+    failure: str | None
+    prompt_tokens: int
+    output_tokens: int
+    gap_ns: float | None
+    """Mean time between the tokens of its first sequence; None where it has one token."""
+    cached_tokens: int
+    prefill_tokens: int
+    """Computed by a prefill worker."""
+    split: int
+    queue_ns: int
+    handoff_pages: int
+    handoff_ns: int
+    attempts: int
+    prefill_worker: str | None
+    decode_worker: str | None
+
+
+class WorkerTime(msgspec.Struct):
+    """What a worker did with its time, and how much of it; durations in ps."""
+
+    prompt_ps: int = 0
+    mixed_ps: int = 0
+    decode_ps: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    runs: int = 0
+    steps: int = 0
+    ended_early: int = 0
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """The state of the fleet at one moment."""
+
+    at_ns: int
+    queued: int
+    """At control, without a worker."""
+    reserving: int
+    """Waiting for pages of their target."""
+    prefilling: int
+    decoding: int
+    pages: tuple[tuple[int, int], ...]
+    """(held, cached) of each worker."""
+
+
+class Tracer(Protocol):
+    def ran(self, worker: Incarnation, run: Run, steps: int, begun_ns: int, now_ns: int) -> None: ...
+
+    def served(self, stream: Stream) -> None: ...
+
+
+class Meter:
+    def __init__(self, latency_ns: int, tracer: Tracer | None = None) -> None:
+        self.latency_ns = latency_ns
+        """From a step loop to the client."""
+        self.tracer = tracer
+        self.base_ns = 0
+        """When the workload began."""
+        self.served: list[Served] = []
+        self.gaps: Counter[int] = Counter()
+        """Times between two tokens of a sequence in ns, and how often each was seen."""
+        self.workers: dict[str, WorkerTime] = {}
+        self.samples: list[Sample] = []
+        self.sample_every_ns = 10_000_000
+        self.runs = 0
+
+    # ---- runs ---------------------------------------------------------------------------------------
+
+    def ran(self, worker: Incarnation, run: Run, steps: int, now_ns: int) -> None:
+        self.runs += 1
+        time = self.workers.get(worker_name(worker))
+        if time is None:
+            time = self.workers[worker_name(worker)] = WorkerTime()
+        time.runs += 1
+        time.steps += steps
+        time.ended_early += steps < run.action.steps_max
+        time.output_tokens += run.before * steps + len(run.fresh) * steps
+        later_ps = run.border_ps(steps) - run.first_ps
+        time.decode_ps += later_ps
+        if not run.action.prompts:
+            time.decode_ps += run.first_ps
+        else:
+            time.prompt_tokens += sum(span.count for span in run.action.prompts)
+            if run.before:
+                time.mixed_ps += run.first_ps
+            else:
+                time.prompt_ps += run.first_ps
+        if run.before:
+            self.gaps[_rounded(run.first_ps // PS_PER_NS)] += run.before
+        if steps > 1:
+            self._later_gaps(run, steps)
+        if self.tracer is not None:
+            self.tracer.ran(worker, run, steps, run.border_ns(0), now_ns)
+
+    def _later_gaps(self, run: Run, steps: int) -> None:
+        members = run.before + len(run.fresh)
+        first, last = run.step_ps, run.step_ps + (steps - 2) * run.growth_ps
+        least, most = _rounded(first // PS_PER_NS), _rounded(last // PS_PER_NS)
+        if least == most:
+            self.gaps[least] += members * (steps - 1)
+            return
+        for later in range(steps - 1):
+            self.gaps[_rounded((first + later * run.growth_ps) // PS_PER_NS)] += members
+
+    def sampled(self, stream: Stream, sequence: int, at_ns: int) -> None:
+        """The first token of an attempt: the client's very first, or the end of an interruption."""
+        at_ns += self.latency_ns
+        if stream.first_ns is None:
+            stream.first_ns = at_ns
+        elif stream.emitted[sequence]:
+            self.gaps[_rounded(at_ns - stream.last_ns[sequence])] += 1
+
+    # ---- requests -----------------------------------------------------------------------------------
+
+    def closed(self, stream: Stream, now_ns: int) -> None:
+        record, ask = stream.record, stream.ask
+        emitted = stream.emitted[0]
+        first_ns, last_ns = stream.first_ns, stream.last_ns[0]
+        gap_ns = None
+        if first_ns is not None and emitted > 1:
+            gap_ns = (last_ns - first_ns) / (emitted - 1)
+        self.served.append(
+            Served(
+                request=ask.request,
+                arrived_ns=stream.arrived_ns - self.base_ns,
+                first_ns=None if first_ns is None else first_ns - self.base_ns,
+                end_ns=(max(stream.last_ns) or now_ns) - self.base_ns,
+                failure=stream.failure,
+                prompt_tokens=ask.text.tokens,
+                output_tokens=sum(stream.emitted),
+                gap_ns=gap_ns,
+                cached_tokens=record.cached_tokens if record else 0,
+                prefill_tokens=record.prefill_tokens if record else 0,
+                split=record.split if record else 0,
+                queue_ns=record.queue_ns if record else 0,
+                handoff_pages=record.handoff_pages if record else 0,
+                handoff_ns=record.handoff_ns if record else 0,
+                attempts=len(record.attempts) if record else 0,
+                prefill_worker=record.prefill_worker if record else None,
+                decode_worker=record.decode_worker if record else None,
+            )
+        )
+        if self.tracer is not None:
+            self.tracer.served(stream)
+
+    # ---- the fleet ----------------------------------------------------------------------------------
+
+    def sample(self, sample: Sample) -> None:
+        """Keeps at most `SAMPLES_MAX`: when full, every second one goes and the interval doubles."""
+        self.samples.append(sample)
+        if len(self.samples) >= SAMPLES_MAX:
+            del self.samples[1::2]
+            self.sample_every_ns *= 2
+
+
+def _rounded(duration_ns: int) -> int:
+    """The middle of the class of durations that share their leading bits."""
+    shift = duration_ns.bit_length() - _SIGNIFICANT_BITS
+    if shift <= 0:
+        return duration_ns
+    return (duration_ns >> shift << shift) + (1 << shift >> 1)

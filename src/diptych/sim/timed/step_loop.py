@@ -1,0 +1,244 @@
+"""The step loop of one worker as time and counts: the twin of `sim.step_loop`, which also knows contents.
+
+A run is one event, whatever its steps: a decoding batch costs a line over the context it reads, so the
+moment of every step border is a sum with a closed form, and `EndRun` picks the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from diptych.core import facts
+from diptych.core.actions import PromptSpan, RunSteps
+from diptych.core.ids import Attempt, Incarnation, RequestId
+from diptych.sim.costs.model import PS_PER_NS, StepCosts
+from diptych.sim.events import Violation
+from diptych.sim.timed.meter import Meter
+from diptych.sim.timed.stream import Stream
+
+Key = tuple[RequestId, Attempt]
+
+
+class Decoding:
+    """One sequence of the batch: it has `known_before + clock` tokens until its last one at `ends`."""
+
+    __slots__ = ("ends", "index", "key", "known_before", "left", "stream")
+
+    def __init__(self, stream: Stream, span: PromptSpan, clock: int) -> None:
+        self.stream = stream
+        self.key = (span.request, span.attempt)
+        self.index = span.sequence
+        self.known_before = span.first + span.count - clock
+        """At the end of the prompt, before the first token of this attempt."""
+        self.ends = stream.ask.text.tokens + stream.length(span.sequence) - self.known_before
+        self.left = False
+
+
+class Run:
+    """Step borders in ps after `origin_ps`: the first, and from there a step that grows by `growth_ps`."""
+
+    __slots__ = ("action", "before", "first_ps", "fresh", "growth_ps", "origin_ps", "step_ps", "steps")
+
+    def __init__(self, action: RunSteps, origin_ps: int, before: int) -> None:
+        self.action = action
+        self.origin_ps = origin_ps
+        self.before = before
+        """Sequences that decode from the first step on."""
+        self.fresh: list[Decoding] = []
+        self.first_ps = self.step_ps = self.growth_ps = 0
+        self.steps = 1
+
+    def border_ps(self, step: int) -> int:
+        """End of step number `step`, counted from 1."""
+        later = step - 1
+        return self.first_ps + later * self.step_ps + later * (later - 1) // 2 * self.growth_ps
+
+    def border_ns(self, step: int) -> int:
+        return (self.origin_ps + self.border_ps(step)) // PS_PER_NS
+
+    def borders_passed(self, now_ns: int) -> int:
+        """Steps that are complete at `now_ns`."""
+        low, high = 0, self.steps
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.border_ns(middle) <= now_ns:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+class StepLoop:
+    """`steps_max` bounds every run, for those who want to know what skipping steps is worth."""
+
+    def __init__(
+        self,
+        worker: Incarnation,
+        costs: StepCosts,
+        page_tokens: int,
+        streams: dict[RequestId, Stream],
+        meter: Meter,
+        emit: Callable[[Stream, int], None],
+        steps_max: int | None = None,
+    ) -> None:
+        self.worker = worker
+        self.costs = costs
+        self.page_tokens = page_tokens
+        self.streams = streams
+        self.meter = meter
+        self.emit = emit
+        """Called with a sequence whose last token has left."""
+        self.steps_max = steps_max
+        self.run: Run | None = None
+        self.decoding = 0
+        self.context_tokens = 0
+        """Tokens known of all decoding sequences together."""
+        self._clock = 0
+        self._ends: list[tuple[int, int, Decoding]] = []
+        self._members: dict[Key, list[Decoding]] = {}
+        self._serial = 0
+        self._origin_ps = 0
+
+    # ---- actions ----------------------------------------------------------------------------------
+
+    def start(self, now_ns: int, action: RunSteps) -> Run:
+        if self.run is not None:
+            raise Violation("one run at a time", f"{self.worker} {action.run} in {self.run.action.run}")
+        before, context, costs = self.decoding, self.context_tokens, self.costs
+        if not before and not action.prompts:
+            raise Violation("empty run", f"{self.worker} runs {action.run} with nothing to do")
+        # A run that follows at once goes on from the last border itself, not from its rounded time.
+        follows = self._origin_ps // PS_PER_NS == now_ns
+        run = self.run = Run(action, self._origin_ps if follows else now_ns * PS_PER_NS, before)
+        if action.prompts:
+            spans = [(span.first, span.count) for span in action.prompts]
+            run.first_ps = costs.mixed_ps(spans, before, context) if before else costs.prompt_ps(spans)
+            self._join(run, action.prompts)
+        else:
+            base, slope = costs.decode_line(before)
+            run.first_ps = base + slope * context
+        run.first_ps = max(PS_PER_NS, run.first_ps)
+        steps = action.steps_max if self.steps_max is None else min(action.steps_max, self.steps_max)
+        if steps > 1:
+            steps = self._plan(run, steps)
+        run.steps = max(1, steps)
+        return run
+
+    def _join(self, run: Run, prompts: tuple[PromptSpan, ...]) -> None:
+        for span in prompts:
+            stream = self.streams.get(span.request)
+            if stream is None:
+                raise Violation("unknown request", f"{self.worker} runs {span.request}")
+            if span.sample:
+                run.fresh.append(Decoding(stream, span, self._clock))
+
+    def _plan(self, run: Run, steps: int) -> int:
+        """Costs of the steps after the first, and how many there are until a sequence ends."""
+        after, context = run.before, self.context_tokens + run.before
+        for fresh in run.fresh:
+            after += 1
+            context += fresh.known_before + self._clock + 1
+            steps = min(steps, fresh.ends - self._clock)
+        ends = self._next_end()
+        if ends is not None:
+            steps = min(steps, ends - self._clock)
+        base, slope = self.costs.decode_line(after)
+        run.step_ps = max(PS_PER_NS, base + slope * context)
+        run.growth_ps = slope * after
+        return steps
+
+    def _next_end(self) -> int | None:
+        ends = self._ends
+        while ends and ends[0][2].left:
+            heappop(ends)
+        return ends[0][0] if ends else None
+
+    def end_early(self, now_ns: int, run: int) -> Run | None:
+        """`EndRun`: the run that now ends at an earlier border, or None where nothing changes."""
+        held = self.run
+        if held is None or held.action.run != run:
+            return None
+        steps = held.borders_passed(now_ns) + 1
+        if steps >= held.steps:
+            return None
+        held.steps = steps
+        return held
+
+    def drop(self, request: RequestId, attempt: Attempt) -> None:
+        for member in self._members.pop((request, attempt), ()):
+            if not member.left:
+                self._leave(member)
+
+    def pause(self, request: RequestId, attempt: Attempt) -> None:
+        """What it has emitted is all that the door will get of this attempt."""
+        for member in self._members.get((request, attempt), ()):
+            if not member.left:
+                self._note(member)
+
+    # ---- time passes ------------------------------------------------------------------------------
+
+    def finish(self, now_ns: int, run: int, steps: int) -> facts.StepsRan | None:
+        """The answer to a run that reached its end; None where it was cut earlier."""
+        held = self.run
+        if held is None or held.action.run != run or held.steps != steps:
+            return None
+        self.run = None
+        finished = self._complete(held, steps)
+        begun_ns = held.origin_ps // PS_PER_NS
+        self.meter.ran(self.worker, held, steps, now_ns)
+        return facts.StepsRan(run=run, steps=steps, duration_ns=now_ns - begun_ns, finished=finished)
+
+    def died(self, now_ns: int) -> None:
+        """Steps that were complete have left for the door; the one in hand is lost."""
+        held, self.run = self.run, None
+        if held is not None:
+            done = min(held.borders_passed(now_ns), held.steps)
+            if done:
+                self._complete(held, done)
+                self.meter.ran(self.worker, held, done, held.border_ns(done))
+        for members in self._members.values():
+            for member in members:
+                if not member.left:
+                    self._note(member)
+
+    def _complete(self, held: Run, steps: int) -> tuple[facts.SequenceFinish, ...]:
+        self._origin_ps = held.origin_ps + held.border_ps(steps)
+        self.context_tokens += held.before * steps
+        first_ns = held.border_ns(1)
+        self._clock += steps
+        for member in held.fresh:
+            self.meter.sampled(member.stream, member.index, first_ns)
+            self._members.setdefault(member.key, []).append(member)
+            self.decoding += 1
+            self.context_tokens += member.known_before + self._clock
+            self._serial += 1
+            heappush(self._ends, (member.ends, self._serial, member))
+        ended: list[Decoding] = []
+        while self._ends and self._ends[0][0] <= self._clock:
+            member = heappop(self._ends)[2]
+            if not member.left:
+                ended.append(member)
+        return tuple(self._finish(member) for member in ended)
+
+    def _finish(self, member: Decoding) -> facts.SequenceFinish:
+        stream, index = member.stream, member.index
+        self._note(member)
+        self._leave(member)
+        emitted = stream.emitted[index]
+        reason = "length" if emitted >= stream.ask.tokens_max else "stop_token"
+        stream.reasons[index] = reason
+        self.emit(stream, index)
+        request, attempt = member.key
+        hashes = stream.page_hashes(index, self.page_tokens)
+        return facts.SequenceFinish(request, attempt, index, reason, emitted, hashes)
+
+    def _note(self, member: Decoding) -> None:
+        stream = member.stream
+        stream.emitted[member.index] = member.known_before + self._clock - stream.ask.text.tokens
+        stream.last_ns[member.index] = self._origin_ps // PS_PER_NS + self.meter.latency_ns
+
+    def _leave(self, member: Decoding) -> None:
+        member.left = True
+        self.decoding -= 1
+        self.context_tokens -= member.known_before + self._clock

@@ -1,0 +1,96 @@
+"""One request as its client sees it, and the events that only this room knows."""
+
+from __future__ import annotations
+
+from diptych.core import facts
+from diptych.core.ids import Attempt, PageHash, RequestId
+from diptych.sim.events import Event
+from diptych.sim.workloads.ask import Ask
+
+
+class Asked(Event, frozen=True):
+    """A client sends its request."""
+
+    ask: Ask
+
+
+class LastFrame(Event, frozen=True):
+    """The last token of a sequence reaches the door."""
+
+    request: RequestId
+    sequence: int
+
+
+class Tick(Event, frozen=True):
+    """Time to look at queues and pages."""
+
+
+class Landed(Event, frozen=True):
+    """Some transfer on a link is complete, unless the link's load has changed since."""
+
+    link: str
+    change: int
+
+
+class Stream:
+    """Its text is known by identity alone, its tokens by their number."""
+
+    __slots__ = (
+        "arrived_ns",
+        "ask",
+        "attempt",
+        "drained",
+        "emitted",
+        "end_ns",
+        "failure",
+        "first_ns",
+        "landed",
+        "last_ns",
+        "reasons",
+        "record",
+        "told_end",
+    )
+
+    def __init__(self, ask: Ask, arrived_ns: int) -> None:
+        self.ask = ask
+        self.arrived_ns = arrived_ns
+        self.emitted = [0 for _ in ask.outputs]
+        """Tokens that have left for the door; brought up to date when a stream ends, pauses or dies."""
+        self.reasons: list[str | None] = [None for _ in ask.outputs]
+        self.landed = 0
+        """Sequences that the client has to their end."""
+        self.first_ns: int | None = None
+        """When the client has its first token, and the last of each sequence."""
+        self.last_ns = [0 for _ in ask.outputs]
+        self.attempt: Attempt | None = None
+        self.drained: Attempt = -1
+        self.record: facts.RequestRecord | None = None
+        self.failure: str | None = None
+        self.told_end = False
+        self.end_ns = 0
+
+    def length(self, sequence: int) -> int:
+        return min(self.ask.outputs[sequence], self.ask.tokens_max)
+
+    def closed(self) -> bool:
+        return self.told_end and (self.failure is not None or self.landed == len(self.emitted))
+
+    def page_hashes(self, sequence: int, page_tokens: int) -> tuple[PageHash, ...]:
+        """Of the sequence's full pages after the shared prompt pages, over what it has emitted."""
+        text, emitted = self.ask.text, self.emitted[sequence]
+        shared = (text.tokens - 1) // page_tokens
+        said = text.then(self.ask.answer(sequence), emitted)
+        return said.page_hashes(page_tokens, text.tokens + emitted - 1, shared)
+
+    def starts(self, page_tokens: int) -> tuple[facts.SequenceStart, ...]:
+        """The sequences that have not finished."""
+        return tuple(
+            facts.SequenceStart(index, self.emitted[index], self.page_hashes(index, page_tokens))
+            for index, reason in enumerate(self.reasons)
+            if reason is None
+        )
+
+    def finished(self) -> facts.Outputs:
+        return tuple(
+            (index, self.emitted[index]) for index, reason in enumerate(self.reasons) if reason is not None
+        )

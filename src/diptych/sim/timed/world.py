@@ -1,0 +1,222 @@
+"""The simulated fleet without contents: it performs the machines' actions and tells what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from diptych.core import actions, facts
+from diptych.core.control import ControlPlane
+from diptych.core.facts import Fact
+from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
+from diptych.core.worker import Worker
+from diptych.sim import events
+from diptych.sim.costs.file import LinkCosts
+from diptych.sim.costs.model import StepCosts
+from diptych.sim.driver import Driver, Happening, Seat
+from diptych.sim.events import Violation
+from diptych.sim.scenario import Scenario, WorkerPlan
+from diptych.sim.supervisor import SUPERVISOR, Supervisor
+from diptych.sim.timed.door import DOOR, Door
+from diptych.sim.timed.links import Links
+from diptych.sim.timed.meter import Meter
+from diptych.sim.timed.step_loop import Run, StepLoop
+from diptych.sim.timed.stream import LastFrame, Stream
+from diptych.sim.world import Observer, worker_config
+
+
+class TimedWorld:
+    """`costs`: of each worker by name. The scenario's own requests and faults are not looked at."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        costs: Mapping[str, StepCosts],
+        link: LinkCosts,
+        meter: Meter,
+        *,
+        page_bytes: int = 0,
+        steps_max: int | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.costs = costs
+        self.latency_ns = link.latency_ns
+        self.meter = meter
+        self.steps_max = steps_max
+        self.driver = Driver()
+        self.links = Links(self.driver, link, page_bytes)
+        self.streams: dict[RequestId, Stream] = {}
+        self.workers: dict[Incarnation, Seat] = {}
+        self.loops: dict[Incarnation, StepLoop] = {}
+        self.observers: list[Observer] = []
+        self.on_closed: Callable[[Stream], None] = lambda stream: None
+        self.door = Door(
+            scenario.workers[0].models[0], scenario.page_tokens, self.streams, self, self._closed
+        )
+        self.driver.parties[DOOR] = self.door
+        self.supervisor = Supervisor(scenario, self)
+        self.driver.parties[SUPERVISOR] = self.supervisor
+        self.control = self._seat(CONTROL, ControlPlane(scenario.control))
+        for name in (SUPERVISOR, DOOR):
+            self.at(self.latency_ns, CONTROL, name, events.ControlUp(scenario.control.epoch))
+        self.supervisor.begin()
+
+    def _seat(self, name: str, machine: Worker | ControlPlane) -> Seat:
+        seat = Seat(name, machine, self.driver, _heard, self.perform)
+        self.driver.parties[name] = seat
+        return seat
+
+    def ready(self) -> bool:
+        """Every worker serves."""
+        status = self._control().status()
+        served = sum(worker.state == "ready" for worker in status.workers)
+        return served == len(self.scenario.workers)
+
+    def _control(self) -> ControlPlane:
+        machine = self.control.machine
+        assert isinstance(machine, ControlPlane)
+        return machine
+
+    # ---- messages -----------------------------------------------------------------------------------
+
+    def at(self, at_ns: int, sender: str, receiver: str, event: Happening) -> None:
+        self.driver.at(at_ns, sender, receiver, event)
+
+    def last_arrival_ns(self, sender: str, receiver: str) -> int:
+        """Every message but those between workers takes as long, so none is still under way then."""
+        return self.driver.now_ns + self.latency_ns
+
+    def send(self, sender: str, to: str, fact: Fact, payload: object = None) -> None:
+        self.driver.at(self.driver.now_ns + self.latency_ns, sender, to, fact)
+
+    # ---- actions ------------------------------------------------------------------------------------
+
+    def perform(
+        self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[actions.Action, ...]
+    ) -> None:
+        for observe in self.observers:
+            observe(now_ns, seat, sender, fact, asked)
+        for action in asked:
+            _PERFORM[type(action)](self, now_ns, seat, action)
+
+    def _send(self, now_ns: int, seat: Seat, action: actions.Send) -> None:
+        if action.to in self.workers and seat is not self.control:
+            self.links.send(seat.name, action.to, action.fact)
+        else:
+            self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
+
+    def _run_steps(self, now_ns: int, seat: Seat, action: actions.RunSteps) -> None:
+        self._plan_border(seat.name, self.loops[seat.name].start(now_ns, action))
+
+    def _end_run(self, now_ns: int, seat: Seat, action: actions.EndRun) -> None:
+        run = self.loops[seat.name].end_early(now_ns, action.run)
+        if run is not None:
+            self._plan_border(seat.name, run)
+
+    def _plan_border(self, worker: Incarnation, run: Run) -> None:
+        border = events.RunBorder(run.action.run, run.steps)
+        self.driver.at(run.border_ns(run.steps), worker, f"loop {worker}", border)
+
+    def _drop(self, now_ns: int, seat: Seat, action: actions.DropRequest) -> None:
+        self.loops[seat.name].drop(action.request, action.attempt)
+
+    def _pause(self, now_ns: int, seat: Seat, action: actions.PauseStream) -> None:
+        self.loops[seat.name].pause(action.request, action.attempt)
+        frame = events.PauseFrame(action.request, action.attempt)
+        self.at(now_ns + self.latency_ns, seat.name, DOOR, frame)
+
+    def _fence(self, now_ns: int, seat: Seat, action: actions.FenceWorker) -> None:
+        self.supervisor.fence(now_ns, action.worker)
+
+    def _emit(self, stream: Stream, sequence: int) -> None:
+        frame = LastFrame(stream.ask.request, sequence)
+        self.at(self.driver.now_ns + self.latency_ns, DOOR, DOOR, frame)
+
+    def _closed(self, stream: Stream) -> None:
+        stream.end_ns = self.driver.now_ns
+        self.meter.closed(stream, self.driver.now_ns)
+        self.on_closed(stream)
+
+    # ---- processes ----------------------------------------------------------------------------------
+
+    def start(self, worker: Incarnation, plan: WorkerPlan) -> None:
+        self.workers[worker] = seat = self._seat(worker, Worker(worker_config(self.scenario, worker, plan)))
+        self.loops[worker] = loop = StepLoop(
+            worker,
+            self.costs[plan.name],
+            self.scenario.page_tokens,
+            self.streams,
+            self.meter,
+            self._emit,
+            self.steps_max,
+        )
+        self.driver.parties[f"loop {worker}"] = LoopSeat(loop, seat, self.latency_ns, self.driver)
+        self.at(self.driver.now_ns + plan.load_ns, worker, f"loop {worker}", events.Started(worker))
+
+    def kill(self, worker: Incarnation) -> bool:
+        seat = self.workers[worker]
+        if not seat.alive:
+            return False
+        seat.alive = False
+        self.loops[worker].died(self.driver.now_ns)
+        self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
+        return True
+
+    def pages(self) -> tuple[tuple[int, int], ...]:
+        """(held, cached) of each planned worker."""
+        counts = []
+        for plan in self.scenario.workers:
+            worker = self.supervisor.running.get(plan.name)
+            machine = self.workers[worker].machine if worker is not None else None
+            pages = machine.pages() if isinstance(machine, Worker) else None
+            counts.append((pages.held, pages.cached) if pages is not None else (0, 0))
+        return tuple(counts)
+
+    def requests(self) -> dict[str, int]:
+        """How many requests are in which state at control."""
+        return self._control().requests.counts()
+
+    def restarts(self) -> int:
+        """Worker processes that were started beyond the first of each."""
+        return sum(epoch - 1 for epoch in self.supervisor.epochs.values())
+
+    def alive(self, name: str) -> bool:
+        return any(seat.alive for worker, seat in self.workers.items() if worker_name(worker) == name)
+
+
+class LoopSeat:
+    """The inbox of a worker's step loop: the process's own start and the borders of its runs."""
+
+    def __init__(self, loop: StepLoop, seat: Seat, latency_ns: int, driver: Driver) -> None:
+        self.loop = loop
+        self.seat = seat
+        self.latency_ns = latency_ns
+        self.driver = driver
+
+    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        seat = self.seat
+        if not seat.alive:
+            return
+        if isinstance(event, events.RunBorder):
+            ran = self.loop.finish(now_ns, event.run, event.steps)
+            if ran is not None:
+                seat.receive(now_ns, f"loop {seat.name}", ran, None)
+        elif isinstance(event, events.Started):
+            joined = facts.ControlJoined(epoch=1)
+            self.driver.at(now_ns + self.latency_ns, CONTROL, seat.name, joined)
+        else:
+            raise Violation("step loop cannot take it", repr(event))
+
+
+def _heard(now_ns: int, sender: str, fact: Fact, payload: object) -> None:
+    """Nothing is attached to facts here: step loops know streams by name."""
+
+
+T = TimedWorld
+_PERFORM: dict[type[actions.Action], Callable[..., None]] = {
+    actions.Send: T._send,
+    actions.RunSteps: T._run_steps,
+    actions.EndRun: T._end_run,
+    actions.DropRequest: T._drop,
+    actions.PauseStream: T._pause,
+    actions.FenceWorker: T._fence,
+}
