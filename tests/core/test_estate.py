@@ -33,8 +33,9 @@ def settled(*workers: str, pages: int = 10) -> Estate:
     return estate
 
 
-def state(estate: Estate, worker: str, lost: str, owned: Any, claimed: Any = (), short: int = 0) -> None:
-    estate.stated(OwnershipStated(worker=worker, lost=lost, owned=owned, claimed=claimed, short=short))
+def state(estate: Estate, worker: str, lost: str, owned: Any, **more: Any) -> None:
+    fields = {"claimed": (), "short": 0} | more
+    estate.stated(OwnershipStated(worker=worker, lost=lost, owned=owned, **fields))
 
 
 def test_the_pages_of_the_dead_go_to_its_next_incarnation() -> None:
@@ -126,3 +127,26 @@ def test_a_late_statement_changes_nothing() -> None:
     estate = settled(A, B)
     state(estate, A, "x@1", ())
     assert estate.outbox == []
+
+
+def test_a_gift_on_its_way_between_the_living_is_nobodys_estate() -> None:
+    estate = settled(A, B, C)
+    estate.lose(A)
+    state(estate, B, A, ((12, 8),), given=((C, 7, ((10, 2),)),), received=((C, 3),))
+    state(estate, C, A, ((20, 10),), received=((B, 6),))
+    estate.join("a@2", 0, ())
+    assert sent(estate, PagesGranted)["a@2"].pages == ((0, 10),)
+
+
+def test_a_gift_that_arrived_and_was_given_on_to_the_dead_is() -> None:
+    """Its first giver has no receipt yet, its receiver gave it away since: nobody else would list it."""
+    estate = settled(A, B, C)
+    estate.lose(A)
+    state(estate, B, A, ((12, 8),), given=((C, 7, ((10, 2),)),))
+    state(estate, C, A, ((20, 10),), received=((B, 7),))
+    estate.join("a@2", 0, ())
+    assert sent(estate, PagesGranted)["a@2"].pages == ((0, 10),)
+    estate.join("d@1", 0, ())
+    estate.shares["d"] = 5
+    estate.give(PagesGiven(sender=B, pages=(), serial=9))
+    assert sent(estate, PagesGranted)["d@1"].pages == ((10, 2),)

@@ -219,18 +219,21 @@ class Pool:
             self.pages[number].offers.discard(offer)
 
     def _stated(self, worker: Incarnation, fact: facts.OwnershipStated) -> None:
-        """A statement may name what is ours, and gifts of ours whose receipt is still to come. Whoever
+        """A statement names what is ours, and gifts of ours whose receipt is still to come. Whoever
         makes one has stopped reading what the dead lent."""
         for page in self.pages:
             for loan in [held for held in page.loans if held[:2] == (fact.lost, worker)]:
                 del page.loans[loan]
-        open_gifts = {
-            page for gift, pages in self._unreceipted.items() if gift[0] == worker for page in pages
-        }
         for number in from_extents(fact.owned):
             page = self.pages[number]
-            if page.owner != worker and number not in open_gifts:
+            if page.owner != worker:
                 raise Violation("false statement", f"{worker} states page {number} of {page.owner}")
+        for receiver, serial, extents in fact.given:
+            pages = from_extents(extents)
+            gift = self._unreceipted.get((worker, receiver, serial))
+            held_back = gift is None and all(self.pages[page].owner == worker for page in pages)
+            if not held_back and (gift is None or sorted(gift) != pages):
+                raise Violation("false statement", f"{worker} states a gift to {receiver}: {extents}")
         for number in from_extents(fact.claimed):
             if worker not in self.pages[number].claims:
                 raise Violation("false statement", f"{worker} states a claim on page {number}")

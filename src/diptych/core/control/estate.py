@@ -23,7 +23,7 @@ from diptych.core.facts import (
     PagesTaken,
     PeerLost,
 )
-from diptych.core.ids import CONTROL, Incarnation, from_extents, to_extents, worker_name
+from diptych.core.ids import CONTROL, Extents, Incarnation, from_extents, to_extents, worker_name
 
 NOBODY: Incarnation = ""
 
@@ -45,6 +45,8 @@ class Estate:
         self.settling: dict[Incarnation, dict[Incarnation, None]] = {}
         """Estates in settlement: lost worker and the survivors whose statement is outstanding."""
         self.owned: dict[Incarnation, list[int]] = {}
+        self.given: dict[Incarnation, tuple[tuple[Incarnation, int, Extents], ...]] = {}
+        self.received: dict[Incarnation, dict[Incarnation, int]] = {}
         self.claims: dict[Incarnation, dict[Incarnation, list[int]]] = {}
         self.short: dict[Incarnation, int] = {}
         self.outbox: list[Send] = []
@@ -70,6 +72,7 @@ class Estate:
         self.expected.pop(worker, None)
         room = self.rooms.pop(worker, None)
         self.owned.pop(worker, None)
+        self.given.pop(worker, None)
         for waiting in self.settling.values():
             waiting.pop(worker, None)
         if room is not None:
@@ -87,6 +90,8 @@ class Estate:
             return
         self.settling[fact.lost].pop(fact.worker, None)
         self.owned[fact.worker] = from_extents(fact.owned)
+        self.given[fact.worker] = fact.given
+        self.received[fact.worker] = dict(fact.received)
         if fact.claimed:
             self.claims.setdefault(fact.lost, {})[fact.worker] = from_extents(fact.claimed)
         if fact.short:
@@ -123,6 +128,7 @@ class Estate:
         heirs = self._name_heirs()
         taken = {page for pages in self.owned.values() for page in pages}
         taken.update(heirs)
+        taken.update(self._on_their_way())
         self.unowned = [page for page in range(self.pool_pages) if page not in taken]
         for lost in self.settling:
             claims = self.claims.get(lost, {})
@@ -133,6 +139,17 @@ class Estate:
             if worker in self.rooms:
                 self._send(worker, PagesGranted(pages=to_extents(self._pop(count)), room=0))
         self.settling, self.owned, self.claims, self.short = {}, {}, {}, {}
+        self.given, self.received = {}, {}
+
+    def _on_their_way(self) -> list[int]:
+        """Gifts between the living that had not arrived when the receiver spoke. Those that had are in
+        its own books, or were given on."""
+        pages: list[int] = []
+        for giver, gifts in self.given.items():
+            for receiver, serial, extents in gifts:
+                if serial > self.received.get(receiver, {}).get(giver, 0):
+                    pages += from_extents(extents)
+        return pages
 
     def _name_heirs(self) -> dict[int, Incarnation]:
         """Whom each page that was claimed of a dead worker belongs to now: its owner, where the dead had

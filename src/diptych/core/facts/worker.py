@@ -106,6 +106,11 @@ class OwnershipStated(Fact, frozen=True):
     """What it had claimed of the lost one's pages, and paid for."""
     short: int
     """Deposits that the lost one had still to pay back."""
+    given: tuple[tuple[Incarnation, int, Extents], ...] = ()
+    """(receiver, serial, pages) of gifts whose receipt has not come: its own only where they are still
+    on their way, which the receiver's `received` says."""
+    received: tuple[tuple[Incarnation, int], ...] = ()
+    """Serial of the last gift from each other worker; gifts of one worker come in order."""
 
 
 class SequenceFinish(msgspec.Struct, frozen=True, array_like=True):

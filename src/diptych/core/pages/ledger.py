@@ -24,7 +24,14 @@ import msgspec
 
 from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
-from diptych.core.facts import ClaimReleased, EstateSettled, Fact, PagesGiven, PagesTaken
+from diptych.core.facts import (
+    ClaimReleased,
+    EstateSettled,
+    Fact,
+    OwnershipStated,
+    PagesGiven,
+    PagesTaken,
+)
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
 from diptych.core.pages.node import Freed, Node
 from diptych.core.pages.prefix import PrefixTree
@@ -61,6 +68,8 @@ class Ledger:
         self.frozen: dict[Incarnation, None] = {}
         """Lost workers whose estates are not settled."""
         self.lost: dict[Incarnation, None] = {}
+        self.received: dict[Incarnation, int] = {}
+        """Serial of the last gift from each worker."""
         self.outbox: list[Action] = []
         self._held_back: deque[Send] = deque()
         self._serial = 0
@@ -172,6 +181,7 @@ class Ledger:
         if not pages:
             return
         self.free.extend(pages)
+        self.received[sender] = serial
         self._send(sender, PagesTaken(sender=self.worker, serial=serial))
 
     def receipt(self, serial: int) -> None:
@@ -223,13 +233,12 @@ class Ledger:
 
     # ---- the death of another worker --------------------------------------------------------------
 
-    def freeze(self, lost: Incarnation) -> tuple[Extents, Extents, int]:
+    def freeze(self, lost: Incarnation) -> OwnershipStated:
         """Stops every change of hands and closes the books with the lost worker.
 
         What we owe it we owe to its estate, which control keeps; what was on its way to it belongs to
         the estate. Its claims on us end with the settlement: it may have lent on what it claimed, and
-        those readers become ours then. Returns what we own, what we claim of its pages and how many
-        deposits it had still to pay back.
+        those readers become ours then.
         """
         self.frozen[lost] = None
         short = 0
@@ -238,10 +247,20 @@ class Ledger:
             debt = self.debts.pop(lost, 0)
             if debt:
                 self.debts[CONTROL] = self.debts.get(CONTROL, 0) + debt
+            self.received.pop(lost, None)
             self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != lost}
             self._held_back = deque(send for send in self._held_back if send.to != lost)
             short = self.owed.get(lost, 0)
-        return self.owned(), to_extents(self.tree.foreign(lost)), short
+        gifts = ((to, serial, to_extents(list(pages))) for serial, (to, pages) in self.given.items())
+        return OwnershipStated(
+            worker=self.worker,
+            lost=lost,
+            owned=to_extents(self._at_hand()),
+            claimed=to_extents(self.tree.foreign(lost)),
+            short=short,
+            given=tuple(gift for gift in gifts if gift[0] != CONTROL),
+            received=tuple(self.received.items()),
+        )
 
     def thaw(self, settled: EstateSettled) -> None:
         """Claims on the lost worker become our pages, or claims on the heir; hands may change again."""

@@ -24,7 +24,6 @@ from diptych.core.facts import (
     EstateSettled,
     Fact,
     OfferAnswered,
-    OwnershipStated,
     PagesGiven,
     PagesGranted,
     PagesOffered,
@@ -273,12 +272,7 @@ class Worker:
         if fact.worker:
             self.sources.peer_lost(now_ns, fact.worker)
             self.targets.peer_lost(fact.worker)
-        owned, claimed, short = self.ledger.freeze(fact.worker)
-        self._tell_control(
-            OwnershipStated(
-                worker=self.config.worker, lost=fact.worker, owned=owned, claimed=claimed, short=short
-            )
-        )
+        self._tell_control(self.ledger.freeze(fact.worker))
 
     def _estate_settled(self, now_ns: int, fact: EstateSettled) -> None:
         self.ledger.thaw(fact)
