@@ -313,3 +313,20 @@ def test_a_page_may_be_offered_back_before_its_receipt_comes(table: Callable[...
     bench.say(facts.PagesTaken(sender=P, serial=paid.serial))
     owned = {page for first, n in bench.machine.ledger.owned() for page in range(first, first + n)}
     assert not owned & set(paid.deposit)
+
+
+def test_pages_that_turn_out_to_be_there_already_are_tabled_anew(table: Callable[..., Any]) -> None:
+    """Two requests compute the same prompt in one step: one of them reads the other's pages from then on."""
+    bench = table(chunk_tokens=64, mixed_chunk_tokens=64)
+    bench.ask("busy")
+    bench.fix("busy")
+    for attempt in (1, 2):
+        bench.ask(attempt=attempt)
+        bench.fix(attempt=attempt)
+    bench.ran()
+    assert {span.attempt for span in bench.run.prompts if span.request == "r"} == {1, 2}
+    computed = {part.attempt: part.pages for part in bench.run.tables if part.sequence == SHARED}
+    bench.ran()
+    anew = [part for part in bench.run.tables if part.request == "r" and part.start == 0]
+    assert len(anew) == 1
+    assert anew[0].pages[:2] == computed[3 - anew[0].attempt]

@@ -35,6 +35,9 @@ class DecodeBatch:
         sequence.decoding = True
         sequence.known_before = sequence.known - self.clock
         self.members[sequence] = task
+        if sequence.tabled < task.border + len(sequence.pages):
+            # Its first step found shared pages that stood in the tree already: its table changes.
+            self.grown[sequence] = task
         self._watch(task, sequence)
 
     def leave(self, sequence: Sequence) -> None:
