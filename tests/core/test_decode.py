@@ -94,6 +94,7 @@ def test_only_members_that_grew_are_told_to_the_step_loop() -> None:
     for task, pages in zip(tasks, (1, 9), strict=True):
         task.sequences[0].pages = [0] * pages
         task.sequences[0].known = 9
+        task.sequences[0].tabled = task.border + pages
         batch.join(task, task.sequences[0])
     batch.make_room(lambda: None)
     assert batch.steps_max(4) == 4

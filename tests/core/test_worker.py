@@ -321,7 +321,7 @@ def test_pages_that_turn_out_to_be_there_already_are_tabled_anew(table: Callable
     bench.ask("busy")
     bench.fix("busy")
     for attempt in (1, 2):
-        bench.ask(attempt=attempt)
+        bench.ask(attempt=attempt, tokens=9, tokens_max=3)
         bench.fix(attempt=attempt)
     bench.ran()
     assert {span.attempt for span in bench.run.prompts if span.request == "r"} == {1, 2}
