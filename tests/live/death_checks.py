@@ -6,11 +6,13 @@ from typing import Any
 
 from fleet_harness import Fleet, Stream
 
+GREEDY = {"temperature": 0, "seed": 11}
+"""The seed makes the recipe canonical: without one the undisturbed run may rightly take another."""
 SEEDED = {"temperature": 1.0, "seed": 11}
 KINDS: dict[str, dict[str, Any]] = {
-    "greedy": {},
+    "greedy": GREEDY,
     "seeded": SEEDED,
-    "greedy two": {"n": 2},
+    "greedy two": {"n": 2, **GREEDY},
     "seeded two": {"n": 2, **SEEDED},
 }
 
