@@ -1,4 +1,4 @@
-"""A worker on a table: its machine, brought into any state by the facts that lead there."""
+"""A worker on a table, a control plane on a desk: brought into any state by the facts that lead there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from diptych.core import actions, facts
-from diptych.core.config import WorkerConfig
+from diptych.core.config import ControlConfig, WorkerConfig
+from diptych.core.control import ControlPlane
 from diptych.core.facts import Fact
 from diptych.core.recipe import OPEN_END, Recipe, join
 from diptych.core.worker import Worker
 
 PAGE = 4
 INT8: Recipe = join(("int8", OPEN_END))
-D, P = "decode-0@1", "prefill-0@1"
+D, P, DOOR = "decode-0@1", "prefill-0@1", "door-0"
+MS = 1_000_000
+CANONICAL: Recipe = join(("int8", 40), ("int4", OPEN_END))
 
 
 def hashes(name: str, tokens: int) -> tuple[bytes, ...]:
@@ -113,9 +116,120 @@ class Table:
         return counts.held == 0 and counts.total == self.pages
 
 
+def only(told: list[Fact], kind: type[Fact]) -> Any:
+    found = [fact for fact in told if isinstance(fact, kind)]
+    assert len(found) == 1, f"{kind.__name__} in {told}"
+    return found[0]
+
+
+class Desk:
+    """Steps one control plane and keeps what it said to whom."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.machine = ControlPlane(ControlConfig(**settings))
+        self.now_ns = 0
+        self.fenced: list[str] = []
+        self.attempt = 0
+        self.deadline_ns: int | None = None
+
+    def say(self, fact: Fact, *, after_ns: int = MS) -> dict[str, list[Fact]]:
+        self.now_ns += after_ns
+        told: dict[str, list[Fact]] = {}
+        for action in self.machine.step(self.now_ns, fact):
+            if isinstance(action, actions.Send):
+                told.setdefault(action.to, []).append(action.fact)
+                self.attempt = max(self.attempt, getattr(action.fact, "attempt", 0) or 0)
+            elif isinstance(action, actions.FenceWorker):
+                self.fenced.append(action.worker)
+        self.machine.check()
+        return told
+
+    def worker(self, worker: str, role: str, numerics: tuple[str, ...], **more: Any) -> dict[str, list[Fact]]:
+        return self.say(
+            facts.WorkerJoined(
+                worker=worker, host="host", role=role, engine="scripted", models=("model",),
+                numerics=numerics, formats=numerics, page_tokens=PAGE, context_tokens_max=512,
+                prefill_ns_per_token=MS, decode_ns_per_step=MS, **more,
+            )
+        )  # fmt: skip
+
+    def fleet(self, *, room: int = 0) -> Desk:
+        self.say(
+            facts.HostStated(
+                host="host", pool_pages=64, workers=(P, D), shares=(("prefill-0", 32), ("decode-0", 32))
+            )
+        )
+        self.worker(P, "prefill", ("int8", "int4"), room=room)
+        self.worker(D, "decode", ("int4", "int8"), room=room)
+        self.say(facts.DoorJoined(door=DOOR))
+        return self
+
+    def arrive(self, name: str = "r", **more: Any) -> dict[str, list[Fact]]:
+        hashes = tuple(f"{name}{page}".encode() for page in range(10))
+        fields = {
+            "model": "model",
+            "prompt_tokens": 42,
+            "tokens_max": 8,
+            "deadline_ns": self.deadline_ns,
+        } | more
+        return self.say(facts.RequestArrived(request=name, door=DOOR, page_hashes=hashes, **fields))
+
+    def about(self, kind: type[Any], **fields: Any) -> dict[str, list[Fact]]:
+        return self.say(kind(request="r", attempt=self.attempt, **fields))
+
+    def open(self) -> bool:
+        return self.machine.record("r") is None and "r" in self.machine.requests.open
+
+    # ---- ways into each state ------------------------------------------------------------------
+
+    def queued(self) -> None:
+        assert self.arrive() == {}
+
+    def reserving(self) -> None:
+        self.fleet()
+        only(self.arrive()[D], facts.TargetRequested)
+
+    def prefilling(self) -> None:
+        self.reserving()
+        told = self.about(facts.TargetReserved, worker=D, held_tokens=0, held=())
+        assert only(told[P], facts.PrefillRequested).split == 40
+
+    def streaming(self) -> None:
+        self.prefilling()
+        self.about(facts.StreamStarted, worker=D, waited_ns=0)
+
+    def draining(self) -> None:
+        self.streaming()
+        self.about(facts.StreamPaused, worker=D)
+
+    def adopting(self) -> None:
+        self.say(
+            facts.HostStated(
+                host="host", pool_pages=64, workers=(P, D), shares=(("prefill-0", 32), ("decode-0", 32))
+            )
+        )
+        arrived = facts.RequestArrived(
+            request="r",
+            door=DOOR,
+            model="model",
+            prompt_tokens=42,
+            page_hashes=(),
+            tokens_max=8,
+            deadline_ns=self.deadline_ns,
+        )
+        self.attempt = 3
+        starts = (facts.SequenceStart(0, 2),)
+        self.say(facts.DoorJoined(door=DOOR, open=(facts.OpenRequest(arrived, 3, CANONICAL, starts),)))
+
+
 @pytest.fixture
 def table() -> Callable[..., Table]:
     def make(worker: str = D, pages: int = 32, **settings: Any) -> Table:
         return Table(worker, pages, **settings)
 
     return make
+
+
+@pytest.fixture
+def new_desk() -> type[Desk]:
+    return Desk
