@@ -40,7 +40,7 @@ class WorkerView:
         self.prefill_ns_per_token = joined.prefill_ns_per_token
         self.decode_ns_per_step = joined.decode_ns_per_step
         self.measured_ns: int | None = None
-        """When its prefill rate last changed by a real run; None while it is a first guess."""
+        """When it last finished a prefill that it had to compute; None while its rate is a first guess."""
         self.free = self.held = self.cached = 0
         self.pending_tokens = 0
         """Prompt tokens that control has given it to compute and not heard done."""
@@ -53,17 +53,17 @@ class WorkerView:
         self.older: dict[PageHash, None] = {}
 
     def prompt_ns_per_token(self, now_ns: int) -> float:
-        """What a prompt token is taken to cost here. A figure that no run has confirmed for a while
-        counts for less: a worker that was slow once (or looked so when it started on a busy host) is
-        given work again, and measured again."""
+        """What a prompt token is taken to cost here by who thinks of it as a source.
+
+        A figure that no run has confirmed for a while counts for less: a worker that was slow once (or
+        looked so when it started on a busy host) is given work again, and measured again.
+        """
         doubt = DOUBT_MAX
         if self.measured_ns is not None:
             doubt = min(doubt, (now_ns - self.measured_ns) / DOUBT_NS)
         return self.prefill_ns_per_token * (1.0 - doubt)
 
-    def beat(self, fact: WorkerBeat, now_ns: int) -> None:
-        if fact.prefill_ns_per_token != self.prefill_ns_per_token:
-            self.measured_ns = now_ns
+    def beat(self, fact: WorkerBeat) -> None:
         self.free, self.held, self.cached = fact.pages_free, fact.pages_held, fact.pages_cached
         self.prefill_ns_per_token = fact.prefill_ns_per_token
         self.decode_ns_per_step = fact.decode_ns_per_step

@@ -152,7 +152,7 @@ class ControlPlane:
         view = self.fleet.workers.get(fact.worker)
         if view is None:
             return
-        view.beat(fact, now_ns)
+        view.beat(fact)
         if fact.run_overdue_ns > self.config.overrun_ns:
             self._fence(view.name, f"its run is {fact.run_overdue_ns / 1e9:.1f} s overdue")
 

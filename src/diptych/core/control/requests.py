@@ -81,6 +81,9 @@ class Requests:
 
     def _prefilled(self, now_ns: int, request: Request, fact: PrefillFinished) -> None:
         request.note_prefill(fact)
+        view = self.fleet.workers.get(fact.worker)
+        if view is not None and fact.computed_tokens:
+            view.measured_ns = now_ns
         self.dispatch.unbook(request, fact.worker)
 
     def _started(self, now_ns: int, request: Request, fact: StreamStarted) -> None:

@@ -8,7 +8,7 @@
 
 Cost is linear in p, so only the ends can be best: nothing from P (p = what D holds), what P has cached
 (a handoff without prefill), and the last page border. Every figure is measured by the workers
-themselves (and doubted when nobody has measured it for long); every choice comes with its reasons.
+themselves (a source's is doubted when nobody has measured it for long); every choice comes with its reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diptych.core.control.fleet import DECODE, PREFILL, Fleet, WorkerView
 from diptych.core.facts import RequestArrived
 from diptych.core.recipe import Recipe, numerics_at, numerics_of, run_end
 
-DECODE_DUTY = 1.5
+DECODE_DUTY = 2.0
 """Prompt work on a worker that prefers decoding costs so much more than its time."""
 DISTURBANCE = 0.25
 """Share of the prompt work's time that each stream of the same worker loses."""
@@ -38,6 +38,8 @@ class Route(msgspec.Struct):
     split: int
     """Prompt tokens that come from the source, or are held by the target already."""
     cost_ns: int
+    source_rate: float = 0.0
+    """Nanoseconds for each prompt token that the source was taken to need."""
     other_ns: int | None = None
     """Cost of the best choice of the other kind: without a source, or with one."""
 
@@ -63,8 +65,10 @@ class Quote(msgspec.Struct, frozen=True):
     view: WorkerView
     held: int
     """Prompt tokens it probably caches, as far as the request may use them."""
-    rate: float
-    """Nanoseconds for each prompt token."""
+    rate: int
+    """Nanoseconds for each prompt token, as last measured: what it costs as a target."""
+    hope: float
+    """The same as it is taken for a source: less, the longer nobody has measured it."""
     load: int
 
 
@@ -87,7 +91,7 @@ class Router:
     def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, p) for a target that has said what it really holds; None where the recipe
         asks for numerics that neither the target nor any source can compute."""
-        chosen = Quote(target, held_tokens, target.prompt_ns_per_token(now_ns), self._load(target))
+        chosen = Quote(target, held_tokens, target.prefill_ns_per_token, 0.0, self._load(target))
         others = [v for v in self.fleet.serving(need.model) if v is not target]
         return self._cheapest(chosen, [self._quote(view, need, now_ns) for view in others], need, None)
 
@@ -104,7 +108,7 @@ class Router:
             if shared_ns is None or cost < shared_ns:
                 shared_ns = cost
             if best is None or cost < best.cost_ns:
-                best = Route(target.view, source.view, split, cost)
+                best = Route(target.view, source.view, split, cost, source.hope)
         if best is not None and best.target is target.view:
             best.other_ns = alone_ns if best.source is not None else shared_ns
         return best
@@ -117,7 +121,8 @@ class Router:
     # ---- candidates -------------------------------------------------------------------------------
 
     def _quote(self, view: WorkerView, need: Need, now_ns: int) -> Quote:
-        return Quote(view, self._held(view, need), view.prompt_ns_per_token(now_ns), self._load(view))
+        rate, hope = view.prefill_ns_per_token, view.prompt_ns_per_token(now_ns)
+        return Quote(view, self._held(view, need), rate, hope, self._load(view))
 
     def _held(self, view: WorkerView, need: Need) -> int:
         return min(view.held_pages(need.arrived.page_hashes) * view.page_tokens, need.split_max)
@@ -168,15 +173,15 @@ class Router:
         """Predicted time until the target can go on, and what that costs its other streams."""
         view, rate = target.view, target.rate
         own_tokens = need.known_tokens - max(split, target.held)
-        cost = target.load + rate * view.pending_tokens
+        cost: float = target.load + rate * view.pending_tokens
         cost += rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
         if view.role == DECODE:
             cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
         if source is not None:
             tokens = max(0, split - max(source.held, target.held))
             duty = DECODE_DUTY if source.view.role == DECODE else 1.0
-            cost += source.rate * tokens * duty + self.config.handoff_ns
-            cost += source.rate * source.view.pending_tokens if tokens else 0.0
+            cost += source.hope * tokens * duty + self.config.handoff_ns
+            cost += source.hope * source.view.pending_tokens if tokens else 0.0
         return int(cost)
 
     def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
@@ -193,9 +198,9 @@ class Router:
             cached = self._held(source, need)
             tokens = max(0, route.split - max(cached, held_tokens))
             reasons.append(
-                f"{source.name} computes {tokens} tokens at {_ms(source.prefill_ns_per_token)} each,"
-                f" behind {source.pending_tokens} others, and caches {cached};"
-                f" the handoff takes {_ms(self.config.handoff_ns)}"
+                f"{source.name} computes {tokens} tokens at {_ms(route.source_rate)} each"
+                f" (last measured: {_ms(source.prefill_ns_per_token)}), behind {source.pending_tokens}"
+                f" others, and caches {cached}; the handoff takes {_ms(self.config.handoff_ns)}"
             )
         other = "without a source" if source is not None else "with the best source"
         cost = f"predicted cost {_ms(route.cost_ns)}"
