@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from diptych.core import facts
@@ -48,6 +49,34 @@ def test_an_offered_page_is_kept_until_its_answer_comes(table: Callable[..., Any
             bench.ran()
         bench.release(name)
     assert bench.machine.pages().held >= len(offer.pages)
+
+
+def test_a_claimed_page_is_kept_until_its_claim_ends(table: Callable[..., Any]) -> None:
+    """However long the claimant reads, and whatever else the owner has to compute meanwhile."""
+    bench = table(P, pages=8)
+    bench.prefill("a", split=8)
+    offer = only(bench.ran(), facts.PagesOffered)
+    answer = facts.OfferAnswered(
+        request="a", attempt=1, sender=D, first_page=0, kept=offer.pages, deposit=(100, 101), serial=1
+    )
+    only(bench.say(answer), facts.PrefillFinished)
+    runs = 0
+    for name in "bcde":
+        bench.prefill(name, split=16)
+        while bench.run is not None:
+            assert not set(offer.pages) & used(bench)
+            bench.ran()
+            runs += 1
+        bench.release(name)
+        refused = facts.OfferAnswered(
+            request=name, attempt=1, sender=D, first_page=0, kept=(), deposit=(), serial=0
+        )
+        for first in (0, 2):
+            bench.say(msgspec.structs.replace(refused, first_page=first))
+    assert runs == 8
+    told = bench.say(facts.ClaimReleased(sender=D, pages=offer.pages))
+    assert not set(only(told, facts.PagesGiven).pages) & set(offer.pages)
+    assert bench.home()
 
 
 def test_lent_context_is_kept_until_it_comes_back(table: Callable[..., Any]) -> None:
