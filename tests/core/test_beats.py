@@ -26,6 +26,13 @@ def test_an_idle_worker_beats_no_more_often_than_asked(table: Callable[..., Any]
     assert beats_until(quiet, 12 * SECOND_NS) == 10
 
 
+def test_granted_pages_are_shown_at_once(table: Callable[..., Any]) -> None:
+    fresh = table(beat_ns=SECOND_NS)
+    assert fresh.machine.next_deadline_ns() <= fresh.now_ns
+    beat = next(fact for fact in fresh.say(facts.DeadlinePassed()) if isinstance(fact, facts.WorkerBeat))
+    assert beat.pages_free == fresh.pages
+
+
 def test_news_are_told_within_a_busy_beat(table: Callable[..., Any]) -> None:
     worker = table(beat_ns=SECOND_NS)
     beats_until(worker, 2 * SECOND_NS)

@@ -197,3 +197,26 @@ def test_a_worker_that_introduces_itself_twice_keeps_its_books(new_desk: Callabl
 def test_a_fact_for_workers_is_refused_by_name(new_desk: Callable[..., Any]) -> None:
     with pytest.raises(ImpossibleFact, match=r"control.*StepsRan"):
         new_desk().say(facts.StepsRan(run=1, steps=1, duration_ns=1))
+
+
+def test_a_seed_waits_until_the_fleets_numerics_are_known(new_desk: Callable[..., Any]) -> None:
+    """A new control that has met only the decode worker must not call its numerics the canonical ones."""
+    desk = new_desk()
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=shares))
+    desk.worker(D, "decode", ("int4", "int8"))
+    assert desk.arrive(seeded=True) == {}
+    assert only(desk.arrive("unseeded")[D], facts.TargetRequested).recipe == ()
+    told = desk.worker("prefill-0@2", "prefill", ("int8", "int4"))
+    assert only(told[D], facts.TargetRequested).recipe == CANONICAL
+
+
+def test_a_seed_goes_on_inexactly_when_the_numerics_never_come(new_desk: Callable[..., Any]) -> None:
+    desk = new_desk(unavailable_wait_ns=500 * MS)
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=shares))
+    desk.worker(D, "decode", ("int4", "int8"))
+    assert desk.arrive(seeded=True) == {}
+    told = desk.say(facts.DeadlinePassed(), after_ns=600 * MS)
+    assert only(told[D], facts.TargetRequested).recipe == ()
+    assert not desk.machine.requests.open["r"].exact

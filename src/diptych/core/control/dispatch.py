@@ -111,7 +111,7 @@ class Dispatch:
         with another recipe: gap-free, but no more equal to the undisturbed stream."""
         late = [request for request in self.queue if request.expires_ns <= now_ns]
         for request in late:
-            if request.recipe:
+            if request.recipe or self._awaits_canonical(request):
                 request.recipe = ()
                 request.exact = False
                 request.expires_ns = now_ns + self.config.unavailable_wait_ns
@@ -126,6 +126,8 @@ class Dispatch:
                 continue
             request.not_before_ns = 0
             self._fix_canonical(request)
+            if self._awaits_canonical(request):
+                continue
             request.need = self._need(request)
             route = self.router.route(request.need, now_ns)
             if route is not None:
@@ -137,7 +139,7 @@ class Dispatch:
     def _fix_canonical(self, request: Request) -> None:
         """A seed asks for the recipe that neither load nor cache may change."""
         arrived = request.arrived
-        if not arrived.seeded or request.recipe or not request.exact:
+        if self.fleet.unseen or not self._awaits_canonical(request):
             return
         canonical = self.fleet.canonical(arrived.model)
         view = next(iter(self.fleet.serving(arrived.model)), None)
@@ -145,6 +147,10 @@ class Dispatch:
             return
         border = len(arrived.page_hashes) * view.joined.page_tokens
         request.recipe = join((canonical[0], border), (canonical[1], OPEN_END))
+
+    def _awaits_canonical(self, request: Request) -> bool:
+        """A restarted control must not take what happens to be alive for the fleet's own numerics."""
+        return request.arrived.seeded and request.exact and not request.recipe
 
     def _need(self, request: Request) -> Need:
         arrived = request.arrived

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from diptych.core.config import ControlConfig
 from diptych.core.facts import WorkerBeat, WorkerJoined
-from diptych.core.ids import Incarnation, PageHash
+from diptych.core.ids import Incarnation, PageHash, worker_name
 
 PREFILL = "prefill"
 DECODE = "decode"
@@ -102,9 +104,16 @@ class Fleet:
         self.workers: dict[Incarnation, WorkerView] = {}
         self.models: dict[str, None] = {}
         """Every model that any worker ever announced."""
+        self.unseen: dict[str, None] = {}
+        """Names of workers that hosts run and that never joined: the fleet's numerics are not all known."""
+        self._seen: dict[str, None] = {}
         self._numerics: dict[tuple[str, str], str] = {}
         self._serving: dict[str, list[WorkerView]] = {}
         """By model, until some worker comes, goes or is fenced."""
+
+    def expect(self, names: Iterable[str]) -> None:
+        """A host says which workers it runs."""
+        self.unseen.update((name, None) for name in names if name not in self._seen)
 
     def join(self, fact: WorkerJoined, now_ns: int) -> WorkerView:
         view = self.workers.get(fact.worker)
@@ -112,6 +121,8 @@ class Fleet:
             return view
         view = WorkerView(fact, now_ns)
         self.workers[fact.worker] = view
+        self._seen[worker_name(fact.worker)] = None
+        self.unseen.pop(worker_name(fact.worker), None)
         self._serving.clear()
         for model in fact.models:
             self.models[model] = None

@@ -129,6 +129,7 @@ class ControlPlane:
         estate = self._estate(fact.host)
         estate.state(fact)
         self._flush(estate)
+        self.fleet.expect(name for name, _ in fact.shares)
 
     def _spawned(self, now_ns: int, fact: WorkerSpawned) -> None:
         if fact.worker not in self.fleet.workers:

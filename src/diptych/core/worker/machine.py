@@ -262,6 +262,8 @@ class Worker:
         self.ledger.grant(fact.pages, fact.room)
         chunk = -(-self.config.chunk_tokens // self.config.page_tokens)
         self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))
+        if self._beat_at_ns is not None:
+            self._beat_at_ns = now_ns
 
     def _peer_lost(self, now_ns: int, fact: PeerLost) -> None:
         """While the run in hand still reads pages that the dead lent, their statement waits: nobody may
