@@ -235,8 +235,16 @@ class Pool:
             if not held_back and (gift is None or sorted(gift) != pages):
                 raise Violation("false statement", f"{worker} states a gift to {receiver}: {extents}")
         for number in from_extents(fact.claimed):
-            if worker not in self.pages[number].claims:
+            page = self.pages[number]
+            if any(offer[:2] == (fact.lost, worker) for offer in page.offers):
+                # Its answer waited for another estate and never went out; the offer stands for the claim.
+                page.claims.setdefault(worker, fact.lost)
+            if worker not in page.claims:
                 raise Violation("false statement", f"{worker} states a claim on page {number}")
+        named = set(from_extents(fact.owned)).union(*(from_extents(gift[2]) for gift in fact.given))
+        for number in self.owned(worker) - named:
+            # So did what it would have paid: that belongs to the estate.
+            self.pages[number].owner = None
 
     def _granted(self, worker: Incarnation, number: int) -> None:
         page = self.pages[number]
