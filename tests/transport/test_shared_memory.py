@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.transport.shared_memory import map_pool, map_read_only
+from diptych.transport.shared_memory import copy_in_huge_pages, map_pool, map_read_only
 
 SIZE = 8 * mmap.PAGESIZE
 
@@ -70,3 +70,36 @@ def test_sealed_weights_are_mapped_read_only() -> None:
     assert bytes(memory[3:10]) == b"weights"
     with pytest.raises(TypeError):
         memory[0] = 1
+
+
+def setting(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shared", "private", "available_kib", "copied"),
+    [
+        ("always [never]", "always [madvise] never", 1 << 20, True),
+        ("always [never]", "[always] madvise never", 1 << 20, True),
+        ("always [advise] never", "[always] madvise never", 1 << 20, False),
+        ("always [never]", "always madvise [never]", 1 << 20, False),
+        ("always [never]", "[always] madvise never", 16 * SIZE // 1024 - 1, False),
+    ],
+    ids=["advised", "always", "shared memory has them", "private memory has none", "too little memory"],
+)
+def test_weights_are_copied_only_where_huge_pages_are_to_be_had_that_way(
+    tmp_path: Path, shared: str, private: str, available_kib: int, copied: bool
+) -> None:
+    weights = memoryview(bytes(range(256)) * (SIZE // 256))
+    copy = copy_in_huge_pages(
+        weights,
+        shared=setting(tmp_path, "shared", shared),
+        private=setting(tmp_path, "private", private),
+        memory=setting(tmp_path, "memory", f"MemTotal: 9 kB\nMemAvailable: {available_kib} kB\n"),
+    )
+    assert (copy is not None) == copied
+    if copy is not None:
+        assert copy.readonly
+        assert copy == weights

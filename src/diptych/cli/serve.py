@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -203,7 +204,7 @@ class Voice:
             f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\", soft_wrap=True
         )
         self._console.print(f"    -d '{_escape(body)}'", soft_wrap=True)
-        self._console.print(f"  diptych chat --url {url}\n", soft_wrap=True)
+        self._console.print(f"  {own_command()} chat --url {url}\n", soft_wrap=True)
 
     def error(self, text: str) -> None:
         if self._as_json:
@@ -278,3 +279,11 @@ def _chat_once(url: str, question: str) -> tuple[str, str]:
     with urlopen(request, timeout=60) as response:
         answer: str = json.load(response)["choices"][0]["message"]["content"]
     return model, answer
+
+
+def own_command() -> str:
+    """How to call this program again: by name where the shell finds it, else by its path."""
+    if shutil.which("diptych"):
+        return "diptych"
+    program = Path(sys.argv[0])
+    return os.path.relpath(program) if program.name == "diptych" else f"{sys.executable} -m diptych.cli"

@@ -45,7 +45,7 @@ from diptych.live.steploop.loop import StepLoop
 from diptych.live.steploop.stepper import Stepper
 from diptych.live.token_table import TokenTable
 from diptych.models.errors import ModelError
-from diptych.transport.shared_memory import map_pool, map_read_only
+from diptych.transport.shared_memory import copy_in_huge_pages, map_pool, map_read_only
 from diptych.wire.messages import Message, Told
 
 log = logging.getLogger(__name__)
@@ -176,6 +176,10 @@ def _start(launch: WorkerLaunch, descriptors: list[int]) -> tuple[WorkerConfig, 
     }
     for descriptor in descriptors:
         os.close(descriptor)
+    # What this worker computes with all day; the other formats stay shared for the day of need.
+    preferred = weights.get(launch.format)
+    if preferred is not None:
+        weights[launch.format] = copy_in_huge_pages(preferred) or preferred
     engine = build_engine(launch, weights)
     rates = first_rates(engine)
     engine.attach_pool(pool.memory, launch.pool_pages)

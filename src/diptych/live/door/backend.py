@@ -320,7 +320,7 @@ def _refusal(rejected: RequestRejected) -> GenerationRefused:
         rejected.kind,
         rejected.message,
         retry_after_ms=None if retry_ns is None else retry_ns // 1_000_000,
-        field=rejected.field,
+        field="max_tokens" if rejected.field == "tokens_max" else rejected.field,
         limit=rejected.limit,
     )
 
