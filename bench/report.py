@@ -113,7 +113,7 @@ def finish(
 
     `packages`: whose versions to state (peers). `extra`: more top-level keys for the JSON document.
     """
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else 150)
     here, found = machine(), versions(packages)
     _print(bench, rows, here, found, console)
     if json_file is not None:
