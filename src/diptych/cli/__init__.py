@@ -22,6 +22,8 @@ COMMANDS = {
     "trace": "how one request was served",
     "doctor": "check this machine and say what to do",
     "models": "list or fetch models",
+    "simulate": "run a workload through a fleet in virtual time",
+    "profile": "measure this machine's engines for simulate",
 }
 
 _EPILOG = """\

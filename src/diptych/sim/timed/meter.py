@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SIGNIFICANT_BITS = 9
 """Gaps between tokens are kept to 1 part in 256."""
-SAMPLES_MAX = 512
+SAMPLES_MAX = 256
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class Meter:
         """Times between two tokens of a sequence in ns, and how often each was seen."""
         self.workers: dict[str, WorkerTime] = {}
         self.samples: list[Sample] = []
-        self.sample_every_ns = 10_000_000
+        self.sample_every_ns = 250_000_000
         self.runs = 0
 
     # ---- runs ---------------------------------------------------------------------------------------
