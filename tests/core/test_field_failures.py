@@ -106,6 +106,21 @@ def test_lent_context_is_kept_until_it_comes_back(table: Callable[..., Any]) -> 
     assert bench.home()
 
 
+def test_what_the_dead_had_offered_is_not_believed_any_more(table: Callable[..., Any]) -> None:
+    """Their last words may arrive behind the news of their death, and behind the settlement."""
+    bench = table(D)
+    bench.ask(tokens=22)
+    bench.fix(split=20, source=P)
+    only(bench.say(facts.PeerLost(worker=P)), facts.OwnershipStated)
+    assert bench.offer((100, 101)) == []
+    assert bench.say(facts.EstateSettled(lost=P, inherited=())) == []
+    assert bench.offer((102, 103)) == []
+    again = only(bench.say(facts.SourceLost(request="r", attempt=1)), facts.TargetReserved)
+    assert again.held_tokens == 0
+    bench.fix(split=0)
+    assert not {100, 101, 102, 103} & used(bench)
+
+
 def test_the_target_computes_nothing_that_it_was_handed(table: Callable[..., Any]) -> None:
     bench = table(D)
     bench.ask(tokens=22)

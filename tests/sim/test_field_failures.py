@@ -112,6 +112,18 @@ def test_a_source_lost_at_any_moment_keeps_nobody_waiting(kind: str) -> None:
     assert outcomes.count("source lost") > 10
 
 
+@pytest.mark.parametrize("victim", ["prefill-0", "decode-0"])
+def test_a_worker_that_came_back_is_used_again(victim: str) -> None:
+    fault = Fault(at_ns=104 * MS, kind="kill", target=victim)
+    stage = Stage(Scenario(requests=(ask("disturbed", 100), ask("later", 1000)), faults=(fault,), **pair()))
+    stage.wait_ns("disturbed")
+    record = stage.clients["later"].record
+    assert record is not None
+    (attempt,) = record.attempts
+    lives = {"prefill-0": 1, "decode-0": 1} | {victim: 2}
+    assert {attempt.source, attempt.target} == {f"{name}@{life}" for name, life in lives.items()}
+
+
 def test_a_long_queue_at_the_source_is_no_failure() -> None:
     """What waits for a busy source waits without a clock running against it."""
     requests = tuple(ask(f"r{n}", 50, tokens=33) for n in range(16))
