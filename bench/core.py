@@ -41,7 +41,7 @@ Maker = Callable[[], Machine]
 def scenario(page_tokens: int, prompt_tokens: int, requests: int) -> Scenario:
     pages = 32_768 // page_tokens
     rates = {"prefill_ns_per_token": 100_000, "decode_ns_per_step": 4 * MILLISECOND_NS, "pages": pages}
-    live = {"quantum_tokens": 32, "chunk_tokens": 256, "mixed_chunk_tokens": 64}
+    live = {"quantum_tokens": 32, "chunk_tokens": 512, "mixed_chunk_tokens": 64}
     workers = (
         WorkerPlan(name="prefill-0", role="prefill", numerics=("int8", "int4"), **rates, **live),
         WorkerPlan(name="decode-0", role="decode", numerics=("int4", "int8"), **rates, **live),

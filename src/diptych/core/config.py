@@ -23,7 +23,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     page_tokens: int = 16
     quantum_tokens: int = 32
     """Steps of one run, and output pages reserved ahead for them."""
-    chunk_tokens: int = 256
+    chunk_tokens: int = 512
     """Prompt tokens of one step while nothing decodes here."""
     mixed_chunk_tokens: int = 64
     """Prompt tokens of one step beside decoding sequences: bounds their inter-token latency."""

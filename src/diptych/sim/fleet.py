@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     page_tokens: int = 16
     pages: int | None = None
     """Of each worker; None: the file's `pool_mib` by shares, else `PAGES_DEFAULT`."""
-    chunk_tokens: int = 256
+    chunk_tokens: int = 512
     mixed_chunk_tokens: int = 64
     quantum_tokens: int = 32
     running_max: int = 64
