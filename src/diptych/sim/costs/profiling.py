@@ -77,7 +77,8 @@ class Bench:
             decoding.append(DecodePoint(sequences, context, self._timed(spans, sequences)))
         for sequences, context in self._decode_points():
             tokens = min(self.grid.mixed_tokens, self.engine.capabilities.step_tokens_max - sequences)
-            if sequences < self.places and tokens > 0 and context + tokens <= self.context_max:
+            room = sequences < min(self.places, self.engine.capabilities.step_spans_max)
+            if room and tokens > 0 and context + tokens <= self.context_max:
                 note(f"{sequences} sequences decode at {context} beside {tokens} prompt tokens")
                 spans = [self._span(place, context, 1) for place in range(sequences)]
                 spans.append(self._span(sequences, context, tokens))

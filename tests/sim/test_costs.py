@@ -1,0 +1,170 @@
+"""Cost models against figures worked out by hand, and cost files read and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diptych.engine.scripted import ScriptedCost, ScriptedEngine
+from diptych.sim.costs.file import CostFile, LinkCosts, read_costs, write_costs
+from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
+from diptych.sim.costs.model import BadCosts, ConstantCosts, DecodePoint, PromptPoint
+from diptych.sim.costs.profiling import Bench, Grid, measure_link
+from diptych.sim.costs.roofline import Geometry, RooflineCosts
+
+GEOMETRY = Geometry(parameters=1e9, layers=10, heads=8, kv_heads=2, head_dim=64, weight_bytes=5e8)
+
+
+def test_constants_are_what_the_scripted_engine_declares() -> None:
+    costs = ConstantCosts(step_ns=1000, prompt_token_ns=7, decode_row_ns=30)
+    assert costs.prompt_ps([(0, 10), (5, 1)]) == 1_077_000
+    assert costs.decode_line(3) == (1_090_000, 0)
+    assert costs.mixed_ps([(0, 10)], 2, 999) == 1_130_000
+
+
+def measured(**changes: object) -> MeasuredCosts:
+    points: dict[str, object] = {
+        "prompt": (
+            PromptPoint(10, 0, 1000),
+            PromptPoint(20, 0, 1600),
+            PromptPoint(10, 100, 1200),
+            PromptPoint(20, 100, 2000),
+        ),
+        "decode": (
+            DecodePoint(1, 100, 500),
+            DecodePoint(1, 300, 700),
+            DecodePoint(3, 100, 1000),
+            DecodePoint(3, 300, 1600),
+        ),
+    }
+    return MeasuredCosts(**(points | changes))  # type: ignore[arg-type]
+
+
+def test_a_measured_table_is_drawn_between_its_points_and_beyond() -> None:
+    costs = measured()
+    assert costs.prompt_ps([(0, 10)]) == 1_000_000
+    assert costs.prompt_ps([(0, 15)]) == 1_300_000
+    assert costs.prompt_ps([(0, 40)]) == 2_800_000
+    assert costs.prompt_ps([(0, 1)]) == 1_000_000
+    # 0.2 ns for each token and position before its span.
+    assert costs.prompt_ps([(100, 20)]) == 2_000_000
+    assert costs.prompt_ps([(100, 10), (0, 10)]) == 1_800_000
+    # One sequence: 400 ns and 1 ns a position; three: 700 ns and 1 ns a position of each.
+    assert costs.decode_line(1) == (400_000, 1000)
+    assert costs.decode_line(3) == (700_000, 1000)
+    assert costs.decode_line(2) == (550_000, 1000)
+
+
+def test_what_a_mixed_step_saves_is_measured() -> None:
+    alone = measured().mixed_ps([(0, 10)], 1, 100)
+    assert alone == 1_500_000
+    shared = measured(mixed=(MixedPoint(10, 1, 0, 1200),))
+    # Halves of 1000 and 400 ns took 1200: half of the smaller one was saved.
+    assert shared.mixed_ps([(0, 10)], 1, 0) == 1_200_000
+    assert shared.mixed_ps([(0, 10)], 1, 100) == 1_250_000
+
+
+def test_noise_gives_no_negative_slope() -> None:
+    assert fit_line([(1.0, 5.0), (2.0, 4.0)]) == (4.5, 0.0)
+    assert fit_line([(1.0, 5.0)]) == (5.0, 0.0)
+
+
+def test_the_roofline_takes_the_longer_of_work_and_bytes() -> None:
+    costs = RooflineCosts(
+        flops_per_s=2e12,
+        bytes_per_s=1e11,
+        compute_efficiency=0.5,
+        memory_efficiency=0.5,
+        step_overhead_ns=1000,
+        model=GEOMETRY,
+    )
+    # One row: 2e9 operations at 1e12/s = 2 ms, 5e8 bytes at 5e10/s = 10 ms.
+    base, slope = costs.decode_line(1)
+    assert base == 10_000_000_000 + 1_000_000
+    # A position: 2 * 10 * 2 * 64 * 2 bytes = 5120 at 5e10/s = 102.4 ns; 20480 operations are 20.48 ns.
+    assert slope == 102_400
+    assert costs.decode_line(10)[0] == 20_000_000_000 + 1_000_000
+    # 100 tokens: 200 ms; attention: 5050 pairs at 20.48 ns against 100 positions at 102.4 ns.
+    assert costs.prompt_ps([(0, 100)]) == pytest.approx(200e9 + 1e6 + 5050 * 20_480, rel=1e-9)
+    mixed = costs.mixed_ps([(0, 100)], 10, 1000)
+    assert mixed == pytest.approx(220e9 + 1e6 + 5050 * 20_480 + 1000 * 102_400, rel=1e-9)
+
+
+BAD: list[tuple[str, str]] = [
+    ('{"workers": {"*": {"type": "constant", "step_ns": -1}}}', "step_ns: -1"),
+    ('{"workers": {"*": {"type": "constant", "speed": 1}}}', "speed"),
+    ('{"workers": {"*": {"type": "guess"}}}', "guess"),
+    ('{"workers": {"*": {"type": "measured", "prompt": [], "decode": []}}}', "prompt: 0 points"),
+    (
+        '{"workers": {"*": {"type": "measured", "prompt": [{"tokens": 1, "context": 5, "ns": 1}],'
+        ' "decode": [{"sequences": 1, "context": 5, "ns": 1}]}}}',
+        "context 0",
+    ),
+    ('{"workers": {}, "link": {"bytes_per_s": 0}}', "bytes_per_s: 0"),
+    ('{"workers": {}, "link": {"shared_by": "none"}}', "shared_by: 'none'"),
+    ("{", "costs.json"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_cost_files_are_named(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    with pytest.raises(BadCosts, match=words):
+        read_costs(path)
+
+
+def test_a_cost_file_comes_back_as_it_was(tmp_path: Path) -> None:
+    roofline = RooflineCosts(flops_per_s=1e12, bytes_per_s=1e11, model=GEOMETRY)
+    link = LinkCosts(latency_ns=5, page_ns=2, bytes_per_s=1e9, shared_by="pair")
+    costs = CostFile(
+        workers={"native:int8": measured(), "torch": roofline, "*": ConstantCosts(step_ns=5)},
+        link=link,
+        page_tokens=32,
+        page_bytes=100,
+    )
+    write_costs(tmp_path / "costs.json", costs)
+    again = read_costs(tmp_path / "costs.json")
+    assert again == costs
+    assert again.of("prefill-0", "native", "int8") == measured()
+    assert again.of("decode-0", "torch", "bf16") == roofline
+    assert again.of("decode-0", "native", "int4") == ConstantCosts(step_ns=5)
+
+
+def test_a_worker_without_costs_is_named() -> None:
+    costs = CostFile(workers={"native:int8": ConstantCosts()})
+    with pytest.raises(BadCosts, match=r"decode-1 \(native:int4\)"):
+        costs.of("decode-1", "native", "int4")
+
+
+def test_profiling_finds_what_an_engine_declares() -> None:
+    """Declared costs are slept, so they can only come out longer; how much longer is not looked at."""
+    cost = ScriptedCost(step_ns=500_000, prompt_token_ns=20_000, decode_row_ns=100_000)
+    engine = ScriptedEngine(cost=cost, page_tokens=16)
+    notes: list[str] = []
+    grid = Grid(tokens=(1, 32), contexts=(0, 64), sequences=(1, 3), mixed_tokens=16, rounds=2)
+    found = Bench(engine, grid).measure(notes.append)
+    assert [(point.tokens, point.context) for point in found.prompt] == [(1, 0), (1, 64), (32, 0), (32, 64)]
+    assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 64), (3, 1), (3, 64)]
+    assert len(notes) == len(found.prompt) + len(found.decode) + len(found.mixed)
+    assert len(found.mixed) == 4
+    for point in found.prompt:
+        declared = 100_000 if point.tokens == 1 else 20_000 * point.tokens
+        assert point.ns >= 500_000 + declared
+    for point in found.decode:
+        assert point.ns >= 500_000 + 100_000 * point.sequences
+
+
+def test_the_grid_keeps_within_the_engine() -> None:
+    engine = ScriptedEngine(step_tokens_max=40, step_spans_max=2, context_tokens_max=100)
+    grid = Grid(tokens=(32, 64), contexts=(0, 512), sequences=(1, 2, 4), rounds=1)
+    found = Bench(engine, grid).measure(lambda _: None)
+    assert [(point.tokens, point.context) for point in found.prompt] == [(32, 0)]
+    assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 99), (2, 1), (2, 99)]
+
+
+def test_messages_between_processes_are_measured() -> None:
+    link = measure_link(rounds=5)
+    assert link.latency_ns + 64 * link.page_ns > 0
+    assert link.bytes_per_s is None
