@@ -188,11 +188,14 @@ def test_a_claimed_page_is_neither_free_nor_evicted(table: Callable[..., Any]) -
     answered(bench, offer)
     for name in "bcd":
         bench.prefill(name, split=16)
-        end(bench)
-        while bench.run is not None:
+        rounds = 0
+        while bench.run is not None and rounds < 8:
             assert not set(offer.pages) & {page for part in bench.run.tables for page in part.pages}
-            bench.ran()
-            end(bench)
+            for other in bench.ran():
+                if isinstance(other, facts.PagesOffered):
+                    answered(bench, other, ())
+            rounds += 1
+        assert 0 < rounds < 8
 
 
 def test_what_it_has_already_is_offered_at_once(table: Callable[..., Any]) -> None:

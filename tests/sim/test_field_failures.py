@@ -193,3 +193,11 @@ def test_every_prompt_token_is_computed_once() -> None:
             computed[span.request] += span.count
     assert set(computed.values()) == {30}
     assert {client.record.split for client in stage.clients.values() if client.record} == {28}
+
+
+def test_a_burst_is_not_left_to_one_prefill_worker() -> None:
+    requests = tuple(ask(f"r{n}", 50, tokens=60, length=1) for n in range(60))
+    roomy = {"pages": 2048}
+    stage = Stage(Scenario(requests=requests, **pair(roomy, roomy)))
+    alone_ns = 60 * 60 * 100_000
+    assert max(stage.wait_ns(request.request) for request in requests) < 0.95 * alone_ns

@@ -16,7 +16,7 @@ from diptych.sim.events import Alarm, Event, Resumed, Violation
 
 Happening = Fact | Event
 SPINS_MAX = 1000
-"""Deadlines that one machine may name in the past, in a row, before it counts as spinning."""
+"""Deadlines that one machine may name at one moment, in a row, before it counts as spinning."""
 
 
 class Machine(Protocol):
@@ -92,6 +92,7 @@ class Seat:
         self._inbox: list[tuple[str, Happening, object]] = []
         self._alarm_ns: int | None = None
         self._spins = 0
+        self._spun_ns = -1
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         if not self.alive:
@@ -127,7 +128,8 @@ class Seat:
         self._alarm_ns = None
         deadline_ns = self.machine.next_deadline_ns()
         if deadline_ns is not None and deadline_ns <= now_ns:
-            self._spins += 1
+            self._spins = self._spins + 1 if now_ns == self._spun_ns else 1
+            self._spun_ns = now_ns
             if self._spins > SPINS_MAX:
                 raise Violation("deadline spins", f"{self.name} at {deadline_ns}")
             self._step(now_ns, self.name, DeadlinePassed(), None)

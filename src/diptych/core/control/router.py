@@ -1,8 +1,10 @@
 """Chooses, for one request, the target D, the source P and the split p by predicted time.
 
     cost(P, D, p) = wait for D's pages
-                  + P: its queue + (p - held by P) at its rate + the handoff       (p > held by D)
-                  + D: its queue + (prompt - max(p, held by D)) at its rate
+                  + the longer of
+                      P: its queue + (p - held by P) at its rate + the handoff     (p > held by D)
+                      D: its queue
+                  + D: (prompt - max(p, held by D)) at its rate
                   + what D's prompt work costs the streams that D already serves
                   + D's load: streams it serves, by its step time
 
@@ -173,16 +175,18 @@ class Router:
         """Predicted time until the target can go on, and what that costs its other streams."""
         view, rate = target.view, target.rate
         own_tokens = need.known_tokens - max(split, target.held)
-        cost: float = target.load + rate * view.pending_tokens
-        cost += rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
+        cost: float = target.load + rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
         if view.role == DECODE:
             cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
+        ahead = rate * view.pending_tokens
         if source is not None:
             tokens = max(0, split - max(source.held, target.held))
             duty = DECODE_DUTY if source.view.role == DECODE else 1.0
-            cost += source.hope * tokens * duty + self.config.handoff_ns
-            cost += source.hope * source.view.pending_tokens if tokens else 0.0
-        return int(cost)
+            cost += source.hope * tokens * (duty - 1.0)
+            behind = source.hope * (source.view.pending_tokens + tokens) if tokens else 0.0
+            # P works while D's own queue runs down: the longer of the two is waited for, not their sum.
+            ahead = max(ahead, behind + self.config.handoff_ns)
+        return int(cost + ahead)
 
     def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
         """The choice in words, with the figures it rests on as the workers measured them."""
