@@ -93,6 +93,7 @@ def untouched(_: Fact, actions: Actions) -> Actions:
         (without(facts.PagesTaken), None, "offers_every_page_once"),
         (without(facts.PagesGiven), None, "pays_deposits_back"),
         (untouched, facts.RequestReleased, "lets_go_in_every_state"),
+        (untouched, facts.RequestReleased, "drops_a_prefill_that_waits_for_context"),
         (without(facts.OfferAnswered), None, "answers_late_offers"),
         (changed(facts.OwnershipStated, claimed=()), None, "survives_its_peer"),
         (changed(facts.OwnershipStated, owned=((0, 64),)), None, "survives_its_peer"),
@@ -105,6 +106,19 @@ def test_a_broken_promise_is_found(
 ) -> None:
     with pytest.raises(AssertionError, match=failing):
         check_worker(lambda: MachineSeat(Broken(tamper, deaf)), model="model")
+
+
+class Believer(Worker):
+    """A worker that forgets at once who is dead."""
+
+    def step(self, now_ns: int, fact: Fact) -> Actions:
+        self.ledger.lost.clear()
+        return super().step(now_ns, fact)
+
+
+def test_a_worker_that_believes_the_dead_is_found() -> None:
+    with pytest.raises(AssertionError, match="believes_nothing_of_the_dead"):
+        check_worker(lambda: MachineSeat(Believer(config())), model="model")
 
 
 def test_properties_may_be_left_out_by_name_only() -> None:

@@ -228,6 +228,31 @@ def lets_go_in_every_state(trial: WorkerTrial) -> None:
     trial.home()
 
 
+def drops_a_prefill_that_waits_for_context(trial: WorkerTrial) -> None:
+    asked = one(trial.tell(trial.prefill(pages=4, held=2)), facts.ContextNeeded)
+    require(
+        (asked.first_page, asked.end_page) == (0, 2), f"asks for pages {asked.first_page}:{asked.end_page}"
+    )
+    said = trial.tell(trial.release())
+    one(said, facts.ContextReturned)
+    lent = facts.ContextLent(request="r", attempt=1, sender=PEER, first_page=0, pages=(70, 71))
+    none(trial.tell(lent), facts.PagesOffered, facts.PrefillFinished)
+    trial.home()
+
+
+def believes_nothing_of_the_dead(trial: WorkerTrial) -> None:
+    """What a lost worker had still on its way is no offer any more: its pages may be anybody's."""
+    trial.tell(trial.target())
+    trial.tell(trial.fixed(4 * trial.page_tokens, PEER))
+    trial.tell(facts.PeerLost(worker=PEER))
+    trial.tell(facts.EstateSettled(lost=PEER, inherited=()))
+    none(trial.tell(trial.offer((70, 71))), facts.OfferAnswered)
+    again = one(trial.tell(facts.SourceLost(request="r", attempt=1)), facts.TargetReserved)
+    require(again.held_tokens == 0, f"holds {again.held_tokens} tokens that a dead worker offered")
+    trial.tell(trial.release())
+    trial.home()
+
+
 def answers_late_offers(trial: WorkerTrial) -> None:
     """An offer holds its owner's pages until it is answered, so every offer is, also for the dead."""
     answer = one(trial.tell(trial.offer((90, 91), request="unknown")), facts.OfferAnswered)
@@ -299,6 +324,8 @@ WORKER_PROPERTIES: tuple[WorkerProperty, ...] = (
     offers_every_page_once,
     pays_deposits_back,
     lets_go_in_every_state,
+    drops_a_prefill_that_waits_for_context,
+    believes_nothing_of_the_dead,
     answers_late_offers,
     ignores_old_attempts,
     survives_its_peer,
