@@ -131,8 +131,10 @@ class Pool:
                 for page in from_extents(fact.pages):
                     self._granted(to, page)
             case facts.EstateSettled():
-                for page in from_extents(fact.inherited + fact.deposits):
+                for page in from_extents(fact.inherited):
                     self._inherited(to, fact.lost, page)
+                for page in from_extents(fact.deposits):
+                    self._granted(to, page)
                 for heir, pages in fact.moved:
                     for page in from_extents(pages):
                         if to in self.pages[page].claims:
