@@ -287,3 +287,17 @@ def test_a_statement_about_a_dead_lender_waits_for_the_run_that_reads_its_pages(
     only(bench.ran(), facts.OwnershipStated)
     bench.say(facts.EstateSettled(lost=D, inherited=()))
     assert bench.home()
+
+
+def test_a_new_control_hears_of_everybody_whose_answer_is_waited_for(table: Callable[..., Any]) -> None:
+    """A target that dies while control is down would keep the pages it was offered for ever."""
+    bench = table(P)
+    bench.prefill(split=8)
+    only(bench.ran(), facts.PagesOffered)
+    bench.say(facts.ControlLost())
+    assert bench.machine.pages().held == 2
+    joined = only(bench.say(facts.ControlJoined(epoch=2)), facts.WorkerJoined)
+    assert joined.peers == (D,)
+    bench.say(facts.PeerLost(worker=D))
+    bench.say(facts.EstateSettled(lost=D, inherited=()))
+    assert bench.home()

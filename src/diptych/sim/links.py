@@ -6,9 +6,10 @@ import random
 
 
 class Links:
-    def __init__(self, latency_ns: int, jitter_ns: int, seed: int) -> None:
+    def __init__(self, latency_ns: int, jitter_ns: int, seed: int, between_workers_ns: int = 0) -> None:
         self.latency_ns = latency_ns
         self.jitter_ns = jitter_ns
+        self.between_workers_ns = between_workers_ns
         self._random = random.Random(f"links {seed}")
         self._last_ns: dict[tuple[str, str], int] = {}
 
@@ -16,6 +17,8 @@ class Links:
         delay_ns = self.latency_ns
         if self.jitter_ns:
             delay_ns += self._random.randrange(self.jitter_ns)
+        if self.between_workers_ns and "@" in sender and "@" in receiver:
+            delay_ns += self._random.randrange(self.between_workers_ns)
         at_ns = max(now_ns + delay_ns, self.last_arrival_ns(sender, receiver))
         self._last_ns[sender, receiver] = at_ns
         return at_ns

@@ -68,6 +68,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     page_tokens: int = 4
     latency_ns: int = 100_000
     jitter_ns: int = 0
+    between_workers_ns: int = 0
+    """More jitter for what workers tell each other: news of a death may overtake the last words."""
     backoff_ns: int = 50 * MILLISECOND_NS
     """Between the death of a worker and the start of its next incarnation."""
     reap_ns: int = MILLISECOND_NS

@@ -29,7 +29,9 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.driver = Driver()
-        self.links = Links(scenario.latency_ns, scenario.jitter_ns, scenario.seed)
+        self.links = Links(
+            scenario.latency_ns, scenario.jitter_ns, scenario.seed, scenario.between_workers_ns
+        )
         self.plans = {plan.name: plan for plan in scenario.workers}
         self.pools = {host: self._make_pool(host) for host in sorted({p.host for p in scenario.workers})}
         self.workers: dict[Incarnation, Seat] = {}

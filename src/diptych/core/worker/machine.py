@@ -39,7 +39,7 @@ from diptych.core.facts import (
     WorkerBeat,
     WorkerJoined,
 )
-from diptych.core.ids import CONTROL
+from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.ledger import Ledger, PageCounts
 from diptych.core.worker.batch import Rates, RunInHand, table_part
 from diptych.core.worker.sequence import RUNNING, Source, Target
@@ -299,12 +299,18 @@ class Worker:
                 prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
                 decode_ns_per_step=int(self.rates.decode_ns_per_step),
                 room=self.ledger.granted,
-                peers=self.ledger.peers(),
+                peers=self._peers(),
                 streams=tuple(
                     key for key, task in self.targets.streams.running.items() if task.state is RUNNING
                 ),
             )
         )
+
+    def _peers(self) -> tuple[Incarnation, ...]:
+        """Everybody whose death this worker must hear of."""
+        readers = (reader for _, reader in self.targets.loans)
+        targets = (target for target, _ in self.sources.offers.values())
+        return tuple(dict.fromkeys((*self.ledger.peers(), *readers, *targets)))
 
     def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
         self._control = False
