@@ -73,12 +73,23 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         (("--decode", "native:int8x0"), r"worker\.count"),
         (("--aggregated", "--prefill", "native"), "--aggregated"),
         (("--scripted-step-us", "5"), "--scripted"),
-        (("--log-folder", "/no/such/folder"), "--log-folder"),
+        (("--record", "/dev/null/folder"), "--record"),
     ],
 )
 def test_errors_name_the_option(words: tuple[str, ...], named: str) -> None:
     with pytest.raises(FleetError, match=named):
         plan(*words)
+
+
+def test_the_record_folder_is_made_and_holds_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    assert plan("--record", str(folder)).record_folder == str(folder)
+    assert folder.is_dir()
+    (folder / "notes.txt").touch()
+    assert plan("--record", str(folder)).record_folder == str(folder)
+    (folder / "control@1.cut.jsonl").touch()
+    with pytest.raises(FleetError, match=r"--record: .*another run"):
+        plan("--record", str(folder))
 
 
 def test_a_fleet_file_names_all_workers(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from diptych.core.actions import Action, EndRun, Send
 from diptych.core.config import ControlConfig
 from diptych.core.errors import BrokenInvariant
-from diptych.core.facts import ClientGone, ControlJoined, DeadlinePassed, DriverStalled, Fact, StreamDrained
-from diptych.live.driver import Driver, Recorder, ReplayDiffers, replay
+from diptych.core.facts import ClientGone, ControlJoined, DeadlinePassed, DriverStalled, Fact
+from diptych.live.driver import Driver, own_clock
+from diptych.live.log_file import Origin, Recorder
 
 MS = 1_000_000
 
@@ -80,7 +83,7 @@ def test_actions_are_performed_in_order_and_facts_from_inside_wait_their_turn() 
 def test_a_deadline_is_told_when_it_has_come_and_not_before() -> None:
     async def drive() -> None:
         machine, told = Echo(), asyncio.Event()
-        driver = Driver(machine, lambda action: told.set())
+        driver = Driver(machine, lambda action: told.set(), clock_ns=time.monotonic_ns)
         loop = asyncio.get_running_loop()
         machine.deadline_ns = int(loop.time() * 1e9) + 3_600_000 * MS
         driver.start()
@@ -148,7 +151,7 @@ def test_a_closed_driver_steps_no_more(tmp_path: Path) -> None:
             driver.feed(ControlJoined(epoch=2))
             driver.close()
 
-        driver = Driver(machine, perform, recorder=Recorder(tmp_path / "log", "Echo", ControlConfig()))
+        driver = Driver(machine, perform, recorder=Recorder(tmp_path, "worker", "echo@1", ControlConfig()))
         driver.feed(ControlJoined(epoch=1))
         driver.feed(ControlJoined(epoch=3))
         assert machine.kinds() == ["ControlJoined"]
@@ -168,35 +171,45 @@ def test_checks_audit_the_machine_after_each_step_and_errors_come_out() -> None:
     run(drive())
 
 
-def test_a_log_replays_to_the_same_actions_and_a_changed_machine_is_found_out(tmp_path: Path) -> None:
-    path = tmp_path / "log"
+def test_every_clock_is_its_own() -> None:
+    one, other = own_clock(), own_clock()
+    assert abs(one() - other()) > 1000_000 * MS, "a quarter of an hour, or one chance in half a million"
+    assert one() <= one() < 1 << 62
+    first_ns, host_first_ns = one(), time.monotonic_ns()
+    while time.monotonic_ns() < host_first_ns + MS:
+        pass
+    assert one() - first_ns >= MS
+
+
+def test_a_step_is_logged_before_its_actions_are_performed(tmp_path: Path) -> None:
+    path = tmp_path / "decode-0@1.jsonl"
+    seen: list[bytes] = []
 
     async def drive() -> None:
-        recorder = Recorder(path, "Echo", ControlConfig(epoch=7))
-        driver = Driver(Echo(), lambda action: None, recorder=recorder)
-        driver.feed(StreamDrained(request="r", attempt=1, starts=()))
-        driver.feed(ClientGone(request="r"))
+        recorder = Recorder(tmp_path, "worker", "decode-0@1", ControlConfig())
+        driver = Driver(Echo(), lambda action: seen.append(path.read_bytes()), recorder=recorder)
+        driver.feed(ClientGone(request="r"), Origin("door-0@1", 3))
         driver.close()
 
     run(drive())
-    made: list[tuple[str, bytes]] = []
+    assert len(seen) == 2
+    step = msgspec.json.decode(seen[0].splitlines()[1])
+    assert seen[0].endswith(b"\n")
+    assert step["fact"][0] == "ClientGone"
+    assert step["origin"] == ["door-0@1", 3]
+    assert step["actions"][0] == ["EndRun", 1]
 
-    def make(name: str, config: bytes) -> Echo:
-        made.append((name, config))
-        return Echo()
 
-    assert replay(path, make) == 2
-    assert made[0][0] == "Echo"
-    assert b'"epoch":7' in made[0][1]
+def test_the_fact_that_a_machine_died_of_is_logged(tmp_path: Path) -> None:
+    class Fragile(Echo):
+        def step(self, now_ns: int, fact: Fact) -> tuple[Action, ...]:
+            raise BrokenInvariant("Fragile", "met a fact")
 
-    def make_other(name: str, config: bytes) -> Echo:
-        machine = Echo()
-        machine.facts.append((0, ClientGone(request="q")))
-        return machine
+    async def drive() -> None:
+        recorder = Recorder(tmp_path, "worker", "decode-0@1", ControlConfig())
+        Driver(Fragile(), lambda action: None, recorder=recorder).feed(ClientGone(request="r"))
 
-    with pytest.raises(ReplayDiffers, match="log:2: ") as caught:
-        replay(path, make_other)
-    assert caught.value.line == 2
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    assert replay(path, make) == 1, "the line that a killed process did not finish is left out"
+    with pytest.raises(BrokenInvariant, match="met a fact"):
+        run(drive())
+    step = msgspec.json.decode((tmp_path / "decode-0@1.jsonl").read_bytes().splitlines()[1])
+    assert (step["fact"], step["raised"]) == (["ClientGone", "r"], "BrokenInvariant")

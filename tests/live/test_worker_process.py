@@ -17,7 +17,6 @@ import msgspec
 import pytest
 from worker_fakes import FORMATS, PAGE_TOKENS, WAIT_S, FakeHost, FakeWorker, Line
 
-from diptych.core.config import WorkerConfig
 from diptych.core.facts import (
     PagesGranted,
     PrefillFinished,
@@ -33,10 +32,9 @@ from diptych.core.facts import (
     WorkerJoined,
 )
 from diptych.core.recipe import OPEN_END, Recipe, join
-from diptych.core.worker import Worker
-from diptych.live.driver import replay
 from diptych.live.host_link import send_packet
 from diptych.live.launch import Served, StartFailed, StopAsked
+from diptych.live.replay import Replay
 from diptych.wire.frames import TokensFrame
 from diptych.wire.hashing import chain_root, page_hashes
 from diptych.wire.payload import PromptPayload, encode_payload, pack_tokens
@@ -111,9 +109,10 @@ def test_one_worker_serves_a_request_and_stops_when_asked(host: FakeHost, tmp_pa
     send_packet(worker.link, StopAsked())
     assert worker.wait() == (0, "")
     assert control.next() is None
-    log = tmp_path / "both-0@1.jsonl"
-    steps = replay(log, lambda name, config: Worker(msgspec.json.decode(config, type=WorkerConfig)))
-    assert steps > 8
+    report = Replay([tmp_path / "both-0@1.jsonl"]).run()
+    assert report.machines[0].steps > 8
+    assert report.machines[0].fate == "stopped"
+    assert report.unmatched > 2, "of a control plane that keeps no log"
 
 
 def test_prefill_and_decode_in_two_processes_give_the_same_text_over_one_pool(host: FakeHost) -> None:
@@ -179,7 +178,7 @@ def test_a_worker_that_was_stopped_says_for_how_long(host: FakeHost, tmp_path: P
     send_packet(worker.link, StopAsked())
     assert worker.wait() == (0, "")
     lines = [msgspec.json.decode(line) for line in (tmp_path / "both-0@1.jsonl").read_bytes().splitlines()]
-    stalls = [line["fact"][1] for line in lines[1:] if line["fact"][0] == "DriverStalled"]
+    stalls = [line["fact"][1] for line in lines[1:-1] if line["fact"][0] == "DriverStalled"]
     assert max(stalls) >= 300_000_000, "600 ms stopped, a beat due within 100 ms"
 
 

@@ -36,10 +36,12 @@ class Line:
         self._end = end
         self._buffer = FrameBuffer()
         self._arrived: list[Message] = []
+        self._told = 0
         end.settimeout(WAIT_S)
 
     def send(self, fact: Fact, attachment: bytes = b"") -> None:
-        self._end.sendall(encode(Told(fact, attachment)))
+        self._told += 1
+        self._end.sendall(encode(Told(fact, attachment, self._told)))
 
     def next(self) -> Message | None:
         """The next message; None at the end of the connection."""
@@ -120,12 +122,12 @@ class FakeWorker:
 
 
 class FakeHost:
-    def __init__(self, log_folder: Path | None = None) -> None:
+    def __init__(self, record_folder: Path | None = None) -> None:
         self.engine = ScriptedEngine(model="scripted", numerics=FORMATS, page_tokens=PAGE_TOKENS)
         self.text = scripted_text("scripted")
         self.pool = create_pool(POOL_PAGES * self.engine.kv_format.page_bytes)
         self.table = create_token_table(self.text.tokenizer.bytes_table)
-        self.log_folder = log_folder
+        self.record_folder = record_folder
         self.workers: list[FakeWorker] = []
 
     def launch(self, name: str, **changes: Any) -> WorkerLaunch:
@@ -152,7 +154,7 @@ class FakeHost:
             page_tokens=PAGE_TOKENS,
             lease_ns=3_000_000_000,
             core=None,
-            log_folder=str(self.log_folder) if self.log_folder else None,
+            record_folder=str(self.record_folder) if self.record_folder else None,
         )
         return msgspec.structs.replace(launch, **changes)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "talk to a served model in the terminal",
     "status": "workers and requests of a running server",
     "trace": "how one request was served",
+    "replay": "replay the logs of a recorded run",
     "doctor": "check this machine and say what to do",
     "models": "list or fetch models",
     "simulate": "run a workload through a fleet in virtual time",

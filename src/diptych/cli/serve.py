@@ -84,7 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     scripted.add_argument("--scripted-prompt-token-us", type=float, help="cost of a prompt token")
     scripted.add_argument("--scripted-decode-row-us", type=float, help="cost of a decoded token")
     scripted.add_argument("--scripted-end-every", type=int, help="one token in so many ends the turn")
-    parser.add_argument("--log-folder", metavar="DIR", help="record every step of every machine there")
+    parser.add_argument("--record", metavar="DIR", help="log every step of every machine there, for replay")
     parser.add_argument("--json", action="store_true", help="events as JSON lines")
 
 
@@ -117,8 +117,6 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         raise FleetError(f"--grace: {grace_s}; 0 to 3600 seconds")
     if not 0 <= port <= 65535:
         raise FleetError(f"--port: {port}; 0 to 65535")
-    if arguments.log_folder is not None and not Path(arguments.log_folder).is_dir():
-        raise FleetError(f"--log-folder: {arguments.log_folder} is no folder")
     return ServePlan(
         model=_first(arguments.model, file.model, SCRIPTED_MODEL if scripted else _embedded_name()),
         workers=workers,
@@ -128,7 +126,7 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         lease_ns=round(lease_s * SECOND_NS),
         grace_ns=round(grace_s * SECOND_NS),
         records_path=arguments.records,
-        log_folder=arguments.log_folder,
+        record_folder=None if arguments.record is None else _record_folder(Path(arguments.record)),
     )
 
 
@@ -162,6 +160,19 @@ def _groups(arguments: argparse.Namespace, file: FleetFile, cores: list[int]) ->
         )
         for group in groups
     )
+
+
+def _record_folder(folder: Path) -> str:
+    """The folder, made where it is not there; its logs are of one run."""
+    from diptych.live.log_file import log_paths
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FleetError(f"--record: {folder}: {error.strerror}") from error
+    if log_paths(folder):
+        raise FleetError(f"--record: {folder} holds the logs of another run; name a new or empty folder")
+    return str(folder.absolute())
 
 
 def _embedded_name() -> str:

@@ -32,7 +32,8 @@ from diptych.core.facts import (
     WorkerLost,
     WorkerSpawned,
 )
-from diptych.live.driver import Driver, Recorder
+from diptych.core.ids import CONTROL, incarnation
+from diptych.live.driver import Driver
 from diptych.live.fleet_state import FleetState, encode_fleet
 from diptych.live.host_link import HostLink
 from diptych.live.launch import (
@@ -43,6 +44,7 @@ from diptych.live.launch import (
     ProcessStarted,
     StopAsked,
 )
+from diptych.live.log_file import Origin, Recorder
 from diptych.live.peers import Peers
 from diptych.live.process import run_child
 from diptych.live.status import fleet_state, status_document
@@ -60,9 +62,9 @@ class Control:
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._machine = ControlPlane(launch.config)
         recorder = None
-        if launch.log_folder is not None:
-            path = Path(launch.log_folder) / f"control@{launch.config.epoch}.jsonl"
-            recorder = Recorder(path, "control", launch.config)
+        if launch.record_folder is not None:
+            name = incarnation(CONTROL, launch.config.epoch)
+            recorder = Recorder(Path(launch.record_folder), "control", name, launch.config)
         self._driver = Driver(self._machine, self._perform, recorder=recorder)
         self._payloads: dict[str, bytes] = {}
         self._processes: dict[str, ProcessStarted] = {}
@@ -72,6 +74,10 @@ class Control:
         self._peers = Peers(self._from_peer, self._peer_closed)
         self._link = HostLink(end, self._from_host, lambda: os._exit(1))
         self._driver.start()
+
+    def close(self) -> None:
+        """Ends the log in order."""
+        self._driver.close()
 
     # ---- what comes in ------------------------------------------------------------------------
 
@@ -96,9 +102,9 @@ class Control:
 
     def _from_peer(self, peer: str, message: Message) -> None:
         match message:
-            case Told(fact=fact, attachment=attachment):
+            case Told(fact=fact, attachment=attachment, number=number):
                 self._keep(fact, attachment)
-                self._feed(fact)
+                self._feed(fact, Origin(peer, number))
                 if isinstance(fact, DoorJoined):
                     self._peers.send(peer, Answered(0, encode_fleet(self._fleet)))
             case Asked(serial=serial, subject=subject, argument=argument):
@@ -134,8 +140,8 @@ class Control:
 
     # ---- what goes out ------------------------------------------------------------------------
 
-    def _feed(self, fact: Fact) -> None:
-        self._driver.feed(fact)
+    def _feed(self, fact: Fact, origin: Origin | None = None) -> None:
+        self._driver.feed(fact, origin)
         if isinstance(fact, _OF_FLEET):
             self._tell_doors()
 
@@ -151,7 +157,7 @@ class Control:
     def _perform(self, action: Action) -> None:
         match action:
             case Send(to=to, fact=fact):
-                self._peers.send(to, Told(fact, self._attachment(fact)))
+                self._peers.tell(to, fact, self._attachment(fact))
             case FenceWorker(worker=worker, why=why):
                 self._link.send(FenceAsked(worker=worker, why=why))
             case _:
@@ -168,7 +174,10 @@ class Control:
 
 async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[int]) -> int:
     assert isinstance(first, ControlLaunch)
-    return await Control(first, end).stopped
+    control = Control(first, end)
+    code = await control.stopped
+    control.close()
+    return code
 
 
 if __name__ == "__main__":

@@ -3,29 +3,30 @@
 A driver that stood still (its process was stopped, or the host was overloaded) finds its timer long
 overdue before it reads anything else, and says so first: `DriverStalled`. Otherwise it would take its
 own sleep for the silence of its peers.
+
+Its clock is its own: a time that leaks into another process is wrong by years there, also on one host.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from diptych.core.actions import Action
-from diptych.core.errors import DiptychError
 from diptych.core.facts import DeadlinePassed, DriverStalled, Fact
-from diptych.wire.messages import AnyFact
+from diptych.live.log_file import Origin, Recorder
 
-__all__ = ["STALL_NS", "Driver", "Machine", "Recorder", "ReplayDiffers", "replay"]
+__all__ = ["STALL_NS", "Driver", "Machine", "own_clock"]
 
 STALL_NS = 200_000_000
 """A deadline missed by more than this was missed by a stall; scheduling delays stay far below."""
 _NS_PER_S = 1_000_000_000
+_OFFSET_NS_MAX = 1 << 60
+"""36 years: no two clocks are near each other, and their sums stay in 63 bits."""
 
 
 class Machine(Protocol):
@@ -36,6 +37,12 @@ class Machine(Protocol):
     def next_deadline_ns(self) -> int | None: ...
 
     def check(self) -> None: ...
+
+
+def own_clock() -> Callable[[], int]:
+    """The monotonic clock, shifted by a random offset of its own."""
+    offset_ns = secrets.randbelow(_OFFSET_NS_MAX)
+    return lambda: time.monotonic_ns() + offset_ns
 
 
 class Driver:
@@ -52,18 +59,19 @@ class Driver:
         *,
         recorder: Recorder | None = None,
         checks: bool = False,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int] | None = None,
         stall_ns: int = STALL_NS,
     ) -> None:
-        """With `checks`, the machine's books are audited after every step."""
+        """With `checks`, the machine's books are audited after every step. The clock is `own_clock()`
+        where none is given."""
         self._machine = machine
         self._perform = perform
         self._recorder = recorder
         self._checks = checks
-        self._clock_ns = clock_ns
+        self._clock_ns = clock_ns or own_clock()
         self._stall_ns = stall_ns
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Fact] = deque()
+        self._waiting: deque[tuple[Fact, Origin | None]] = deque()
         self._stepping = False
         self._closed = False
         self._due_ns: int | None = None
@@ -74,23 +82,23 @@ class Driver:
         """Arms the machine's first deadline."""
         self._arm()
 
-    def feed(self, fact: Fact) -> None:
+    def feed(self, fact: Fact, origin: Origin | None = None) -> None:
         """Steps the machine with `fact` and performs what it asks. From inside `perform` the fact is
-        kept until the actions in hand are done."""
-        self._waiting.append(fact)
+        kept until the actions in hand are done. `origin` is of a fact from another machine."""
+        self._waiting.append((fact, origin))
         if self._stepping or self._closed:
             return
         self._stepping = True
         try:
             while self._waiting and not self._closed:
-                self._step(self._waiting.popleft())
+                self._step(*self._waiting.popleft())
         finally:
             self._stepping = False
         if not self._closed:
             self._arm()
 
     def close(self) -> None:
-        """No more steps, whatever still arrives; the recorder's file is closed."""
+        """No more steps, whatever still arrives; the log ends in order."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -98,20 +106,25 @@ class Driver:
         if self._recorder is not None:
             self._recorder.close()
 
-    def _step(self, fact: Fact) -> None:
+    def _step(self, fact: Fact, origin: Origin | None) -> None:
         now_ns = self._clock_ns()
         if self._due_ns is not None and now_ns - self._due_ns > self._stall_ns:
             stalled_ns, self._due_ns = now_ns - self._due_ns, None
-            self._step_at(now_ns, DriverStalled(duration_ns=stalled_ns))
+            self._step_at(now_ns, DriverStalled(duration_ns=stalled_ns), None)
             self._due_ns = self._machine.next_deadline_ns()
             if isinstance(fact, DeadlinePassed) and (self._due_ns is None or self._due_ns > now_ns):
                 return
-        self._step_at(now_ns, fact)
+        self._step_at(now_ns, fact, origin)
 
-    def _step_at(self, now_ns: int, fact: Fact) -> None:
-        actions = self._machine.step(now_ns, fact)
+    def _step_at(self, now_ns: int, fact: Fact, origin: Origin | None) -> None:
+        try:
+            actions = self._machine.step(now_ns, fact)
+        except Exception as error:
+            if self._recorder is not None:
+                self._recorder.record_failure(now_ns, fact, origin, error)
+            raise
         if self._recorder is not None:
-            self._recorder.record(now_ns, fact, actions)
+            self._recorder.record(now_ns, fact, origin, actions)
         if self._checks:
             self._machine.check()
         for action in actions:
@@ -134,61 +147,3 @@ class Driver:
             self.feed(DeadlinePassed())
         else:
             self._arm()
-
-
-class _Header(msgspec.Struct, frozen=True):
-    machine: str
-    config: msgspec.Raw
-
-
-class _Line(msgspec.Struct, frozen=True):
-    now_ns: int
-    fact: AnyFact
-    actions: msgspec.Raw
-
-
-class ReplayDiffers(DiptychError):
-    def __init__(self, path: Path, line: int, recorded: bytes, replayed: bytes) -> None:
-        super().__init__(
-            f"{path}:{line}: the machine asked for {replayed.decode()}, recorded is {recorded.decode()}"
-        )
-        self.line = line
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_line = msgspec.json.Decoder(_Line).decode
-
-
-class Recorder:
-    """The log of one machine incarnation: a line of JSON for its configuration, then one for each step.
-
-    Facts carry no text and no token ids, and attachments are not recorded. Every line is written before
-    its actions are performed, so the log of a killed process is whole up to its last action.
-    """
-
-    def __init__(self, path: Path, machine: str, config: msgspec.Struct) -> None:
-        self._file = path.open("wb", buffering=0)
-        self._file.write(_encode({"machine": machine, "config": config}) + b"\n")
-
-    def record(self, now_ns: int, fact: Fact, actions: tuple[Action, ...]) -> None:
-        self._file.write(_encode({"now_ns": now_ns, "fact": fact, "actions": actions}) + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def replay(path: Path, make: Callable[[str, bytes], Machine]) -> int:
-    """Steps a new machine, `make(name, config as JSON)`, through a log; returns the number of steps.
-
-    Raises `ReplayDiffers` at the first step whose actions are not those recorded, and
-    `msgspec.DecodeError` on a line that is none (a last line without its end is left out).
-    """
-    lines = path.read_bytes().split(b"\n")[:-1]
-    header = msgspec.json.decode(lines[0], type=_Header)
-    machine = make(header.machine, bytes(header.config))
-    for number, text in enumerate(lines[1:], start=2):
-        line = _decode_line(text)
-        replayed = _encode(machine.step(line.now_ns, line.fact))
-        if replayed != bytes(line.actions):
-            raise ReplayDiffers(path, number, bytes(line.actions), replayed)
-    return len(lines) - 1

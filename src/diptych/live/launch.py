@@ -73,7 +73,7 @@ class WorkerLaunch(HostMessage, frozen=True):
     core: int | None
     """The CPU core it is pinned to."""
     threads: int = 1
-    log_folder: str | None = None
+    record_folder: str | None = None
     """Where its machine's steps are recorded, if anywhere."""
 
 
@@ -82,7 +82,7 @@ class ControlLaunch(HostMessage, frozen=True):
 
     config: ControlConfig
     host: str
-    log_folder: str | None = None
+    record_folder: str | None = None
 
 
 class DoorLaunch(HostMessage, frozen=True):

@@ -14,7 +14,7 @@ HOST = "host-0"
 
 def control_launch(plan: ServePlan, epoch: int) -> ControlLaunch:
     config = ControlConfig(epoch=epoch, lease_ns=plan.lease_ns)
-    return ControlLaunch(config=config, host=HOST, log_folder=plan.log_folder)
+    return ControlLaunch(config=config, host=HOST, record_folder=plan.record_folder)
 
 
 def host_stated(plan: ServePlan, pool_pages: int, workers: tuple[Incarnation, ...]) -> HostStated:
@@ -64,7 +64,7 @@ def worker_launch(plan: ServePlan, packed: Packed, pool_pages: int, worker: Inca
         page_tokens=plan.page_tokens,
         lease_ns=plan.lease_ns,
         core=own.core,
-        log_folder=plan.log_folder,
+        record_folder=plan.record_folder,
     )
 
 

@@ -7,10 +7,12 @@ sent to a name that has no connection is dropped, as the core expects of sends t
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable
 
+from diptych.core.facts import Fact
 from diptych.live.sockets import BUFFER_BYTES_MAX, Connection
-from diptych.wire.messages import Message
+from diptych.wire.messages import Message, Told
 
 PeerMessage = Callable[[str, Message], None]
 PeerClosed = Callable[[str, str], None]
@@ -27,6 +29,7 @@ class Peers:
         self._closed = closed
         self._buffer_bytes_max = buffer_bytes_max
         self._connections: dict[str, Connection] = {}
+        self._told: Counter[str] = Counter()
 
     def adopt(self, peer: str, descriptor: int) -> None:
         """Takes over a connected stream socket."""
@@ -54,6 +57,12 @@ class Peers:
         connection = self._connections.get(peer)
         if connection is not None:
             connection.send(message)
+
+    def tell(self, peer: str, fact: Fact, attachment: bytes = b"") -> None:
+        """Sends a fact with its number. One that is dropped has its number too: whoever replays a log
+        counts what the machine asked for, and knows nothing of connections."""
+        self._told[peer] += 1
+        self.send(peer, Told(fact, attachment, self._told[peer]))
 
     def drain(self, peer: str) -> None:
         """Delivers all that has arrived from `peer`, now."""

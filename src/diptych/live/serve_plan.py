@@ -21,7 +21,7 @@ class ServePlan(msgspec.Struct, frozen=True, kw_only=True):
     start_limit_ns: int = 60 * SECOND_NS
     """A worker that has not joined by then is killed and started anew."""
     records_path: str | None = None
-    log_folder: str | None = None
+    record_folder: str | None = None
     """Where the machines' steps are recorded, if anywhere."""
 
     @property

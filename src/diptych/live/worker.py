@@ -31,13 +31,14 @@ from diptych.core.facts import (
     TargetRefused,
     TargetRequested,
 )
-from diptych.core.ids import CONTROL
+from diptych.core.ids import CONTROL, incarnation
 from diptych.core.worker import Worker
 from diptych.engine.interface import Engine
-from diptych.live.driver import Driver, Recorder
+from diptych.live.driver import Driver
 from diptych.live.engines import build_engine, first_rates, worker_config
 from diptych.live.host_link import HostLink, send_packet
 from diptych.live.launch import Connected, HostMessage, Served, StartFailed, StopAsked, WorkerLaunch
+from diptych.live.log_file import Origin, Recorder
 from diptych.live.peers import Peers
 from diptych.live.process import run_child
 from diptych.live.sockets import Connection
@@ -64,12 +65,13 @@ class WorkerProcess:
         engine: Engine,
         tokens: TokenTable,
         end: socket.socket,
-        log_path: Path | None,
+        record_folder: Path | None,
     ) -> None:
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        recorder = Recorder(log_path, "worker", config) if log_path else None
+        recorder = Recorder(record_folder, "worker", config.worker, config) if record_folder else None
         self._driver = Driver(Worker(config), self._perform, recorder=recorder)
+        self._control_epoch = 0
         self._peers = Peers(self._from_peer, self._peer_closed)
         self._steps = StepLoop(
             Stepper(engine, lambda token: tokens.token_bytes(token) if token < len(tokens) else b""),
@@ -96,6 +98,7 @@ class WorkerProcess:
             case Connected(peer=peer, epoch=epoch):
                 self._peers.adopt(peer, descriptors[0])
                 if peer == CONTROL:
+                    self._control_epoch = epoch
                     self._driver.feed(ControlJoined(epoch=epoch))
             case StopAsked():
                 self.stop()
@@ -104,12 +107,13 @@ class WorkerProcess:
 
     def _from_peer(self, peer: str, message: Message) -> None:
         match message:
-            case Told(fact=fact, attachment=attachment):
-                self._feed(fact, attachment)
+            case Told(fact=fact, attachment=attachment, number=number):
+                sender = incarnation(CONTROL, self._control_epoch) if peer == CONTROL else peer
+                self._feed(fact, attachment, Origin(sender, number))
             case _:
                 raise ValueError(f"{peer} sent a worker {message}")
 
-    def _feed(self, fact: Fact, attachment: bytes) -> None:
+    def _feed(self, fact: Fact, attachment: bytes, origin: Origin) -> None:
         """The step loop hears of a request before the machine can ask it to run."""
         match fact:
             case TargetRequested() | PrefillRequested():
@@ -120,7 +124,7 @@ class WorkerProcess:
                 self._steps.forget(request, attempt)
             case _:
                 pass
-        self._driver.feed(fact)
+        self._driver.feed(fact, origin)
 
     def _peer_closed(self, peer: str, why: str) -> None:
         """Of partners other than control, control tells what became of them."""
@@ -147,22 +151,23 @@ class WorkerProcess:
             case Send(to=to, fact=fact):
                 if isinstance(fact, TargetRefused):
                     self._steps.forget(fact.request, fact.attempt)
-                connection = self._connection(to)
-                if connection is not None:
-                    connection.send(Told(fact))
+                self._find(to)
+                self._peers.tell(to, fact)
             case RunSteps() | EndRun() | DropRequest() | PauseStream():
                 self._steps.perform(action)
             case _:
                 raise ValueError(f"a worker asked for {action}")
 
     def _connection(self, name: str) -> Connection | None:
-        """None for the dead. Control may name a partner before this process has read the supervisor's
-        packet with the socket to it: that one is looked for first."""
-        connection = self._peers.connection(name)
-        if connection is None and name != CONTROL:
+        """None for the dead."""
+        self._find(name)
+        return self._peers.connection(name)
+
+    def _find(self, name: str) -> None:
+        """Control may name a partner before this process has read the supervisor's packet with the socket
+        to it: that one is looked for first."""
+        if self._peers.connection(name) is None and name != CONTROL:
             self._link.drain()
-            connection = self._peers.connection(name)
-        return connection
 
 
 def _start(launch: WorkerLaunch, descriptors: list[int]) -> tuple[WorkerConfig, Engine, TokenTable]:
@@ -205,8 +210,8 @@ async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[
     except (ModelError, ValueError, OSError, ImportError) as error:
         send_packet(end, StartFailed(reason=f"{first.worker}: {error}"))
         return 1
-    log_path = Path(first.log_folder) / f"{first.worker}.jsonl" if first.log_folder else None
-    worker = WorkerProcess(config, engine, tokens, end, log_path)
+    record_folder = Path(first.record_folder) if first.record_folder else None
+    worker = WorkerProcess(config, engine, tokens, end, record_folder)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     # What was built so far stays: the collector need not look at it again.
     gc.collect()

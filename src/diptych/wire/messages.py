@@ -42,6 +42,8 @@ class Told(msgspec.Struct, frozen=True, tag="told", array_like=True):
     fact: AnyFact
     attachment: bytes = b""
     """An encoded `diptych.wire.payload.PromptPayload`, or empty."""
+    number: int = 0
+    """Its place among all that the sender told this receiver, from 1: by it their logs are matched."""
 
 
 class Streamed(msgspec.Struct, frozen=True, tag="streamed", array_like=True):

@@ -281,7 +281,7 @@ class FleetBackend:
         return answer.result() if done and not answer.cancelled() else None
 
     def _tell(self, fact: Fact, attachment: bytes = b"") -> None:
-        self._peers.send(CONTROL, Told(fact, attachment))
+        self._peers.tell(CONTROL, fact, attachment)
 
     def _check(self, request: GenerationRequest) -> None:
         """Raises `GenerationRefused` for what no worker of this fleet could ever serve."""
