@@ -85,15 +85,13 @@ def knows_the_simulator(text: str) -> list[str]:
     """Names, attributes and plain strings (docstrings left out) that speak of simulating."""
     tree = ast.parse(text)
     documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = []
+    words: list[object] = []
     for node in ast.walk(tree):
-        words = [getattr(node, name, None) for name in ("id", "attr", "arg", "name", "module")]
+        words += [getattr(node, name, None) for name in ("id", "attr", "arg", "name", "module")]
         if isinstance(node, ast.Constant) and id(node) not in documented:
             words.append(node.value)
-        for word in words:
-            if isinstance(word, str) and ("simul" in word.lower() or word.startswith("diptych.sim")):
-                found.append(word)
-    return found
+    spoken = [word for word in words if isinstance(word, str)]
+    return [word for word in spoken if "simul" in word.lower() or word.startswith("diptych.sim")]
 
 
 @pytest.mark.parametrize("path", modules("sim"), ids=named)
