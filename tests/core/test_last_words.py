@@ -1,0 +1,84 @@
+"""What a dead worker said before its end and what comes after the end of a task: heard, and not believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from diptych.core import facts
+
+D, P = "decode-0@1", "prefill-0@1"
+
+
+def answers(told: list[facts.Fact]) -> list[facts.OfferAnswered]:
+    return [fact for fact in told if isinstance(fact, facts.OfferAnswered)]
+
+
+def bury(bench: Any, worker: str) -> None:
+    bench.say(facts.PeerLost(worker=worker))
+    bench.say(facts.EstateSettled(lost=worker, inherited=()))
+
+
+def test_pages_offered_by_a_source_that_died_meanwhile_are_not_claimed(table: Callable[..., Any]) -> None:
+    """The target has been told of the death and waits for another recipe when the offer comes."""
+    bench = table(D)
+    bench.ask(tokens=18)
+    bench.fix(split=16, source=P)
+    bury(bench, P)
+    bench.say(facts.SourceLost(request="r", attempt=1))
+    bench.offer((90, 91, 92, 93))
+    told = bench.fix(split=16, source="prefill-1@1")
+    assert [answer for answer in answers(told) if answer.kept] == []
+    bench.release()
+    assert bench.home()
+
+
+def test_an_early_offer_is_refused_when_its_task_ends(table: Callable[..., Any]) -> None:
+    """Its source pins the pages until it hears so."""
+    bench = table(D)
+    bench.ask(tokens=18)
+    assert bench.offer((90, 91)) == []
+    (answer,) = answers(bench.release())
+    assert (answer.first_page, answer.kept, answer.deposit) == (0, (), ())
+    assert bench.home()
+
+
+def test_pages_given_by_the_dead_are_its_estate(table: Callable[..., Any]) -> None:
+    """A target had claimed pages; their owner gives its deposit back and dies."""
+    bench = table(D)
+    bench.ask(tokens=18)
+    bench.fix(split=16, source=P)
+    (answer,) = answers(bench.offer((90, 91, 92, 93)))
+    assert len(answer.deposit) == 4
+    bench.say(facts.PagesTaken(sender=P, serial=answer.serial))
+    bench.say(facts.PeerLost(worker=P))
+    before = bench.machine.pages()
+    assert bench.say(facts.PagesGiven(sender=P, pages=(0, 1), serial=9)) == []
+    assert bench.machine.pages() == before
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_claims_that_the_dead_gave_up_are_settled_once(table: Callable[..., Any], settled: bool) -> None:
+    """A source has lent pages; their claimant lets go of them and dies."""
+    bench = table(P)
+    bench.prefill(split=8)
+    (offer,) = (fact for fact in bench.ran() if isinstance(fact, facts.PagesOffered))
+    bench.say(
+        facts.OfferAnswered(
+            request="r",
+            attempt=1,
+            sender=D,
+            first_page=0,
+            kept=offer.pages,
+            deposit=(100, 101),
+            serial=1,
+        )
+    )
+    bench.say(facts.PeerLost(worker=D))
+    if settled:
+        bench.say(facts.EstateSettled(lost=D, inherited=()))
+    before = bench.machine.pages()
+    assert bench.say(facts.ClaimReleased(sender=D, pages=offer.pages)) == []
+    assert bench.machine.pages() == before
