@@ -14,6 +14,7 @@ from diptych.sim.costs.model import PS_PER_NS, Spans
 from diptych.sim.driver import Happening, Seat
 from diptych.sim.scenario import MILLISECOND_NS, RequestPlan, Scenario, WorkerPlan
 from diptych.sim.timed.meter import Meter
+from diptych.sim.timed.seat import TimedSeat
 from diptych.sim.timed.stream import Asked
 from diptych.sim.timed.world import TimedWorld
 from diptych.sim.trace import Recorder
@@ -44,7 +45,9 @@ class Lines:
     def __init__(self) -> None:
         self.recorder = Recorder(lines_max=None)
 
-    def __call__(self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[Action, ...]) -> None:
+    def __call__(
+        self, now_ns: int, seat: Seat | TimedSeat, sender: str, fact: Fact, asked: tuple[Action, ...]
+    ) -> None:
         self.recorder(now_ns, seat, sender, fact, asked)
 
     def text(self) -> list[str]:
@@ -122,8 +125,8 @@ def proven(scenario: Scenario, until_ns: int) -> list[str]:
 def timed(scenario: Scenario, until_ns: int) -> list[str]:
     costs = {plan.name: ProvenCosts(plan) for plan in scenario.workers}
     link = LinkCosts(latency_ns=scenario.latency_ns)
-    world, lines = TimedWorld(scenario, costs, link, Meter(link.latency_ns)), Lines()
-    world.observers = [lines]
+    lines = Lines()
+    world = TimedWorld(scenario, costs, link, Meter(link.latency_ns), watch=lines)
     Askers(world, [asked(plan) for plan in scenario.requests])
     world.driver.run(lambda: False, until_ns)
     assert len(world.meter.served) == len(scenario.requests)

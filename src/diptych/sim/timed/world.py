@@ -12,16 +12,17 @@ from diptych.core.worker import Worker
 from diptych.sim import events
 from diptych.sim.costs.file import LinkCosts
 from diptych.sim.costs.model import StepCosts
-from diptych.sim.driver import Driver, Happening, Seat
+from diptych.sim.driver import Driver, Happening
 from diptych.sim.events import Violation
 from diptych.sim.scenario import Scenario, WorkerPlan
 from diptych.sim.supervisor import SUPERVISOR, Supervisor
 from diptych.sim.timed.door import DOOR, Door
 from diptych.sim.timed.links import Links
 from diptych.sim.timed.meter import Meter
+from diptych.sim.timed.seat import TimedSeat, Watch
 from diptych.sim.timed.step_loop import Run, StepLoop
 from diptych.sim.timed.stream import LastFrame, Stream
-from diptych.sim.world import Observer, worker_config
+from diptych.sim.world import worker_config
 
 
 class TimedWorld:
@@ -36,18 +37,27 @@ class TimedWorld:
         *,
         page_bytes: int = 0,
         steps_max: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.scenario = scenario
         self.costs = costs
         self.latency_ns = link.latency_ns
         self.meter = meter
         self.steps_max = steps_max
+        self.watch = watch
         self.driver = Driver()
         self.links = Links(self.driver, link, page_bytes)
         self.streams: dict[RequestId, Stream] = {}
-        self.workers: dict[Incarnation, Seat] = {}
+        self.workers: dict[Incarnation, TimedSeat] = {}
         self.loops: dict[Incarnation, StepLoop] = {}
-        self.observers: list[Observer] = []
+        self._perform: dict[type[actions.Action], Callable[..., None]] = {
+            actions.Send: self._send,
+            actions.RunSteps: self._run_steps,
+            actions.EndRun: self._end_run,
+            actions.DropRequest: self._drop,
+            actions.PauseStream: self._pause,
+            actions.FenceWorker: self._fence,
+        }
         self.on_closed: Callable[[Stream], None] = lambda stream: None
         self.door = Door(
             scenario.workers[0].models[0], scenario.page_tokens, self.streams, self, self._closed
@@ -60,8 +70,9 @@ class TimedWorld:
             self.at(self.latency_ns, CONTROL, name, events.ControlUp(scenario.control.epoch))
         self.supervisor.begin()
 
-    def _seat(self, name: str, machine: Worker | ControlPlane) -> Seat:
-        seat = Seat(name, machine, self.driver, _heard, self.perform)
+    def _seat(self, name: str, machine: Worker | ControlPlane) -> TimedSeat:
+        seat = TimedSeat(name, machine, self.driver, self._perform)
+        seat.watch = self.watch
         self.driver.parties[name] = seat
         return seat
 
@@ -90,24 +101,16 @@ class TimedWorld:
 
     # ---- actions ------------------------------------------------------------------------------------
 
-    def perform(
-        self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[actions.Action, ...]
-    ) -> None:
-        for observe in self.observers:
-            observe(now_ns, seat, sender, fact, asked)
-        for action in asked:
-            _PERFORM[type(action)](self, now_ns, seat, action)
-
-    def _send(self, now_ns: int, seat: Seat, action: actions.Send) -> None:
+    def _send(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
         if action.to in self.workers and seat is not self.control:
             self.links.send(seat.name, action.to, action.fact)
         else:
             self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
 
-    def _run_steps(self, now_ns: int, seat: Seat, action: actions.RunSteps) -> None:
+    def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
         self._plan_border(seat.name, self.loops[seat.name].start(now_ns, action))
 
-    def _end_run(self, now_ns: int, seat: Seat, action: actions.EndRun) -> None:
+    def _end_run(self, now_ns: int, seat: TimedSeat, action: actions.EndRun) -> None:
         run = self.loops[seat.name].end_early(now_ns, action.run)
         if run is not None:
             self._plan_border(seat.name, run)
@@ -116,15 +119,15 @@ class TimedWorld:
         border = events.RunBorder(run.action.run, run.steps)
         self.driver.at(run.border_ns(run.steps), worker, f"loop {worker}", border)
 
-    def _drop(self, now_ns: int, seat: Seat, action: actions.DropRequest) -> None:
+    def _drop(self, now_ns: int, seat: TimedSeat, action: actions.DropRequest) -> None:
         self.loops[seat.name].drop(action.request, action.attempt)
 
-    def _pause(self, now_ns: int, seat: Seat, action: actions.PauseStream) -> None:
+    def _pause(self, now_ns: int, seat: TimedSeat, action: actions.PauseStream) -> None:
         self.loops[seat.name].pause(action.request, action.attempt)
         frame = events.PauseFrame(action.request, action.attempt)
         self.at(now_ns + self.latency_ns, seat.name, DOOR, frame)
 
-    def _fence(self, now_ns: int, seat: Seat, action: actions.FenceWorker) -> None:
+    def _fence(self, now_ns: int, seat: TimedSeat, action: actions.FenceWorker) -> None:
         self.supervisor.fence(now_ns, action.worker)
 
     def _emit(self, stream: Stream, sequence: int) -> None:
@@ -186,9 +189,10 @@ class TimedWorld:
 class LoopSeat:
     """The inbox of a worker's step loop: the process's own start and the borders of its runs."""
 
-    def __init__(self, loop: StepLoop, seat: Seat, latency_ns: int, driver: Driver) -> None:
+    def __init__(self, loop: StepLoop, seat: TimedSeat, latency_ns: int, driver: Driver) -> None:
         self.loop = loop
         self.seat = seat
+        self.name = f"loop {seat.name}"
         self.latency_ns = latency_ns
         self.driver = driver
 
@@ -199,24 +203,9 @@ class LoopSeat:
         if isinstance(event, events.RunBorder):
             ran = self.loop.finish(now_ns, event.run, event.steps)
             if ran is not None:
-                seat.receive(now_ns, f"loop {seat.name}", ran, None)
+                seat.receive(now_ns, self.name, ran, None)
         elif isinstance(event, events.Started):
             joined = facts.ControlJoined(epoch=1)
             self.driver.at(now_ns + self.latency_ns, CONTROL, seat.name, joined)
         else:
             raise Violation("step loop cannot take it", repr(event))
-
-
-def _heard(now_ns: int, sender: str, fact: Fact, payload: object) -> None:
-    """Nothing is attached to facts here: step loops know streams by name."""
-
-
-T = TimedWorld
-_PERFORM: dict[type[actions.Action], Callable[..., None]] = {
-    actions.Send: T._send,
-    actions.RunSteps: T._run_steps,
-    actions.EndRun: T._end_run,
-    actions.DropRequest: T._drop,
-    actions.PauseStream: T._pause,
-    actions.FenceWorker: T._fence,
-}

@@ -1,0 +1,92 @@
+"""A machine's inbox and alarm where nothing is attached to facts and no process stands still.
+
+The same as `sim.driver.Seat` without what only the proving world needs: here facts pass by the ten
+thousand a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from diptych.core.actions import Action
+from diptych.core.facts import DeadlinePassed, Fact
+from diptych.sim.driver import SPINS_MAX, Driver, Happening, Machine
+from diptych.sim.events import Alarm, Violation
+
+Perform = Callable[[int, "TimedSeat", Action], None]
+Watch = Callable[[int, "TimedSeat", str, Fact, tuple[Action, ...]], None]
+
+_ALARM = Alarm()
+_DEADLINE = DeadlinePassed()
+
+
+class TimedSeat:
+    """One incarnation of one machine; `perform` answers each kind of action."""
+
+    __slots__ = (
+        "_alarm_ns",
+        "_deadline",
+        "_driver",
+        "_perform",
+        "_spins",
+        "_step",
+        "alive",
+        "machine",
+        "name",
+        "watch",
+    )
+
+    def __init__(
+        self, name: str, machine: Machine, driver: Driver, perform: Mapping[type[Action], Perform]
+    ) -> None:
+        self.name = name
+        self.machine = machine
+        self.alive = True
+        self.watch: Watch | None = None
+        self._driver = driver
+        self._perform = perform
+        self._step = machine.step
+        self._deadline = machine.next_deadline_ns
+        self._alarm_ns: int | None = None
+        self._spins = 0
+
+    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        if not self.alive:
+            return
+        if event is _ALARM:
+            self._alarm(now_ns)
+            return
+        self._spins = 0
+        assert isinstance(event, Fact)
+        self.tell(now_ns, sender, event)
+
+    def tell(self, now_ns: int, sender: str, fact: Fact) -> None:
+        actions = self._step(now_ns, fact)
+        if self.watch is not None:
+            self.watch(now_ns, self, sender, fact, actions)
+        perform = self._perform
+        for action in actions:
+            perform[type(action)](now_ns, self, action)
+        deadline_ns = self._deadline()
+        if deadline_ns is not None and (self._alarm_ns is None or deadline_ns < self._alarm_ns):
+            self._set(deadline_ns)
+
+    def _set(self, deadline_ns: int) -> None:
+        self._alarm_ns = max(deadline_ns, self._driver.now_ns)
+        self._driver.at(self._alarm_ns, self.name, self.name, _ALARM)
+
+    def _alarm(self, now_ns: int) -> None:
+        """Also comes for deadlines that have moved on since: then it is set anew."""
+        if self._alarm_ns is None or now_ns < self._alarm_ns:
+            return
+        self._alarm_ns = None
+        deadline_ns = self._deadline()
+        if deadline_ns is None:
+            return
+        if deadline_ns > now_ns:
+            self._set(deadline_ns)
+            return
+        self._spins += 1
+        if self._spins > SPINS_MAX:
+            raise Violation("deadline spins", f"{self.name} at {deadline_ns}")
+        self.tell(now_ns, self.name, _DEADLINE)
