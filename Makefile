@@ -27,7 +27,7 @@ INSTALLED = .venv/.installed-$(LAYOUT)
 BUILT = .venv-dev/.built-$(LAYOUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop test lint format traces sim clean
+.PHONY: help install serve develop test lint format traces sim explore clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -64,6 +64,9 @@ traces: $(BUILT) ## rewrite tests/traces/*.txt; read the diff before you commit 
 
 sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 	$(DEV)/python -m diptych.sim --seeds $(SEEDS) $(ARGS)
+
+explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N)
+	$(DEV)/python -m diptych.sim.explorer $(ARGS)
 
 # A program bench/x.py is run by `make bench-x ARGS="--json x.json"`; its line here is for `make help`.
 bench-%: bench/%.py $(BUILT)

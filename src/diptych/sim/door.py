@@ -133,10 +133,10 @@ class Door:
         if client is None or client.gone or client.complete():
             return
         client.gone = True
-        if self.joined:
-            self.outside.send(self.name, CONTROL, facts.ClientGone(request=request))
-        else:
+        if not self.joined or client.told_end:
             self._close(client)
+        else:
+            self.outside.send(self.name, CONTROL, facts.ClientGone(request=request))
 
     # ---- the token log ------------------------------------------------------------------------------
 

@@ -88,6 +88,8 @@ class Pool:
 
     def sent(self, sender: Incarnation, to: str, fact: facts.Fact) -> None:
         match fact:
+            case facts.PagesOffered() if (sender, to) in self._known_lost:
+                pass  # Word of the death waited for the run that made these pages: nobody reads them.
             case facts.PagesOffered():
                 offer = (sender, to, fact.request, fact.attempt, fact.first_page)
                 for page in fact.pages:
@@ -123,6 +125,10 @@ class Pool:
                     self._received(sender, to, fact.pages)
             case facts.PagesTaken():
                 self._unreceipted.pop((to, fact.sender, fact.serial), None)
+            case facts.ContextReturned():
+                # Said before the loan was made, where the reader was released while it asked for one.
+                for held in self.pages:
+                    held.loans.pop((to, sender, fact.request, fact.attempt), None)
             case facts.PeerLost():
                 self._known_lost.add((to, fact.worker))
                 for offer in [held for held in self._offered if held[:2] == (to, fact.worker)]:

@@ -1,0 +1,145 @@
+"""What is explored: a small fleet, its requests, and budgets for what may go wrong."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diptych.core.config import ControlConfig
+from diptych.sim.scenario import RequestPlan, Scenario, WorkerPlan
+
+NEVER_NS = 1 << 60
+"""Longer than any exploration: who would be silent for so long is found out by a fault instead."""
+WAIT_NS = 100_000_000
+
+
+class Budgets(msgspec.Struct, frozen=True, kw_only=True):
+    """An event beyond a budget is not explored; `complete` is said within them only."""
+
+    deaths: int = 0
+    """Workers that die of themselves, between any two events, with or without the run in hand done."""
+    suspicions: int = 0
+    """Workers that are alive and that control takes for lost."""
+    leavers: int = 0
+    """Clients that hang up."""
+    expiries: int = 0
+    """Times that control's next deadline comes while something else could still happen."""
+    attempts: int = 3
+    """Of all requests together."""
+    messages: int = 16
+    """In flight at once."""
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    about: str
+    scenario: Scenario
+    budgets: Budgets
+    restart: bool = True
+    """A dead worker gets a next incarnation."""
+    history: int = 0
+    """So many of the requests run to their end, undisturbed, before the exploration begins."""
+
+
+def _worker(name: str, role: str, pages: int, **more: int) -> WorkerPlan:
+    numerics = ("int8", "int4") if role == "prefill" else ("int4", "int8")
+    rate = 10_000 if role == "prefill" else 100_000
+    chunk = more.get("chunk_tokens", 4)
+    return WorkerPlan(
+        name=name,
+        role=role,
+        numerics=numerics,
+        pages=pages,
+        quantum_tokens=2,
+        chunk_tokens=chunk,
+        mixed_chunk_tokens=chunk,
+        prefill_ns_per_token=rate,
+        decode_ns_per_sequence=0,
+    )
+
+
+def _scenario(workers: tuple[WorkerPlan, ...], requests: tuple[RequestPlan, ...]) -> Scenario:
+    control = ControlConfig(
+        lease_ns=NEVER_NS, overrun_ns=NEVER_NS, exact_wait_ns=WAIT_NS, unavailable_wait_ns=WAIT_NS
+    )
+    return Scenario(
+        workers=workers, requests=requests, control=control, page_tokens=2, beat_ns=NEVER_NS, latency_ns=0
+    )
+
+
+def _request(number: int, tokens: int, text: str, length: int = 2, **more: object) -> RequestPlan:
+    plan = RequestPlan(
+        request=f"r{number}", at_ns=0, prompt=((text, tokens),), lengths=(length,), tokens_max=4
+    )
+    return msgspec.structs.replace(plan, **more)
+
+
+P, D, D1 = (
+    _worker("prefill-0", "prefill", 6),
+    _worker("decode-0", "decode", 8),
+    _worker("decode-1", "decode", 8),
+)
+P8, D12 = _worker("prefill-0", "prefill", 8), _worker("decode-0", "decode", 12)
+ONE = _request(0, 5, "a")
+TWO = (_request(0, 5, "a"), _request(1, 5, "b"))
+FOLLOW = msgspec.structs.replace(_request(0, 5, "a", length=4), follow=_request(1, 4, "c", length=2))
+
+CONFIGURATIONS: tuple[Configuration, ...] = (
+    Configuration(
+        name="pair",
+        about="1 request on 1P+1D, nothing goes wrong but the client may leave and deadlines expire",
+        scenario=_scenario((P, D), (msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2),)),
+        budgets=Budgets(leavers=1, expiries=1),
+    ),
+    Configuration(
+        name="pair-death",
+        about="1 request on 1P+1D, one worker dies and comes back",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(deaths=1),
+    ),
+    Configuration(
+        name="pair-suspect",
+        about="1 request on 1P+1D, one worker is taken for lost while it lives, and the client may leave",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(suspicions=1, leavers=1),
+    ),
+    Configuration(
+        name="two-targets",
+        about="1 request on 1P+2D, one worker dies and stays dead",
+        scenario=_scenario((P, D, D1), (ONE,)),
+        budgets=Budgets(deaths=1),
+        restart=False,
+    ),
+    Configuration(
+        name="two-deaths",
+        about="1 request on 1P+2D, two deaths, nobody comes back",
+        scenario=_scenario((P, D, D1), (ONE,)),
+        budgets=Budgets(deaths=2),
+        restart=False,
+    ),
+    Configuration(
+        name="compete",
+        about="2 requests compete for the pages of one D",
+        scenario=_scenario((P, _worker("decode-0", "decode", 6)), TWO),
+        budgets=Budgets(attempts=4),
+    ),
+    Configuration(
+        name="compete-leave",
+        about="2 requests compete for the pages of one D, and a client may leave",
+        scenario=_scenario((P, _worker("decode-0", "decode", 6)), TWO),
+        budgets=Budgets(attempts=4, leavers=1),
+    ),
+    Configuration(
+        name="next-turn",
+        about="a next turn whose context D lends to P, and the client may leave",
+        scenario=_scenario((P8, D12), (FOLLOW,)),
+        budgets=Budgets(leavers=1),
+        history=1,
+    ),
+    Configuration(
+        name="next-turn-death",
+        about="a next turn whose context D lends to P, and one worker dies",
+        scenario=_scenario((P8, D12), (FOLLOW,)),
+        budgets=Budgets(deaths=1),
+        history=1,
+    ),
+)
