@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diptych.core.errors import DiptychError
+from diptych.live.log_diff import in_words
 from diptych.live.log_file import LogBroken, log_paths
 from diptych.live.replay import Replay, ReplayFailed, ReplayReport
 
@@ -74,9 +75,9 @@ def _differs(arguments: argparse.Namespace, error: DiptychError) -> int:
             "path": str(error.path),
             "line": error.line,
             "machine": error.machine,
-            "fact": repr(error.fact),
-            "expected": [repr(one) for one in error.expected],
-            "got": [repr(one) for one in error.got],
+            "fact": in_words(error.fact),
+            "expected": [in_words(one) for one in error.expected],
+            "got": [in_words(one) for one in error.got],
             "differences": list(error.differences),
         }
         print(json.dumps({"exact": False, "failure": failure}))
@@ -85,10 +86,10 @@ def _differs(arguments: argparse.Namespace, error: DiptychError) -> int:
     console.print(f"[bold red]not exact[/]  {escape(error.what)}")
     console.print(f"  machine   {escape(error.machine)}")
     console.print(f"  at        {escape(str(error.path))}:{error.line}")
-    console.print(f"  fact      {escape(repr(error.fact))}")
+    console.print(f"  fact      {escape(in_words(error.fact))}")
     for name, values in (("expected", error.expected), ("got", error.got)):
         for index, value in enumerate(values):
-            console.print(f"  {name:<8}  {index}: {escape(repr(value))}")
+            console.print(f"  {name:<8}  {index}: {escape(in_words(value))}")
     for line in error.differences:
         console.print(f"  [bold]differs[/]   {escape(line)}")
     return 1

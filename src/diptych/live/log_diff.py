@@ -1,4 +1,4 @@
-"""How two values of the core differ, field by field, in words. Pure."""
+"""Values of the core in words, and how two of them differ, field by field. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["differences"]
+__all__ = ["differences", "in_words"]
+
+_ITEMS_SHOWN = 3
 
 
 def differences(expected: Any, got: Any, where: str) -> list[str]:
@@ -22,18 +24,38 @@ def differences(expected: Any, got: Any, where: str) -> list[str]:
         ]
     if isinstance(expected, tuple) and isinstance(got, tuple):
         return _of_items(expected, got, where)
-    return [f"{where}: expected {expected!r}, got {got!r}"]
+    return [f"{where}: expected {in_words(expected)}, got {in_words(got)}"]
+
+
+def in_words(value: Any) -> str:
+    """As Python writes it, with bytes in hex, long tuples by their first items, and defaults left out."""
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        defaults = value.__struct_defaults__
+        usual = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        fields = [
+            f"{name}={in_words(field)}"
+            for name in names
+            if (field := getattr(value, name)) != usual.get(name, msgspec.NODEFAULT)
+        ]
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if isinstance(value, tuple):
+        items = [in_words(item) for item in value[:_ITEMS_SHOWN]]
+        if len(value) > _ITEMS_SHOWN:
+            items.append(f"... {len(value)} in all")
+        return f"({', '.join(items)})"
+    return value.hex() if isinstance(value, bytes) else repr(value)
 
 
 def _of_items(expected: Sequence[Any], got: Sequence[Any], where: str) -> list[str]:
+    common = min(len(expected), len(got))
     lines = [
         line
-        for index, (one, other) in enumerate(zip(expected, got, strict=False))
-        for line in differences(one, other, f"{where}[{index}]")
+        for index in range(common)
+        for line in differences(expected[index], got[index], f"{where}[{index}]")
     ]
-    common = min(len(expected), len(got))
-    lines += [
-        f"{where}[{common + i}]: expected {one!r}, got nothing" for i, one in enumerate(expected[common:])
-    ]
-    lines += [f"{where}[{common + i}]: expected nothing, got {one!r}" for i, one in enumerate(got[common:])]
+    for index, one in enumerate(expected[common:], start=common):
+        lines.append(f"{where}[{index}]: expected {in_words(one)}, got nothing")
+    for index, one in enumerate(got[common:], start=common):
+        lines.append(f"{where}[{index}]: expected nothing, got {in_words(one)}")
     return lines
