@@ -27,7 +27,7 @@ INSTALLED = .venv/.installed-$(LAYOUT)
 BUILT = .venv-dev/.built-$(LAYOUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop test lint format traces sim explore clean
+.PHONY: help install serve develop test lint format traces sim explore mutants states clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -67,6 +67,12 @@ sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 
 explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N)
 	$(DEV)/python -m diptych.sim.explorer $(ARGS)
+
+mutants: $(BUILT) ## deliberate bugs, one at a time: the simulator or a test must catch each of them
+	$(DEV)/python tests/mutants $(ARGS)
+
+states: $(BUILT) ## rewrite docs/states.md from the tables in the code
+	$(DEV)/python -m diptych.sim.states docs/states.md
 
 # A program bench/x.py is run by `make bench-x ARGS="--json x.json"`; its line here is for `make help`.
 bench-%: bench/%.py $(BUILT)

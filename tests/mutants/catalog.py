@@ -1,0 +1,9 @@
+"""All deliberate bugs; each has to be caught by `make mutants`."""
+
+from __future__ import annotations
+
+from control_mutants import CONTROL_MUTANTS
+from page_mutants import PAGE_MUTANTS
+from worker_mutants import WORKER_MUTANTS
+
+MUTANTS = (*PAGE_MUTANTS, *WORKER_MUTANTS, *CONTROL_MUTANTS)

@@ -1,0 +1,89 @@
+"""Runs one mutant in processes of its own: seeds of the simulator first, then tests, until one fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+from mutant import PACKAGE, Mutant
+
+ROOT = PACKAGE.parents[1]
+RUNNER = Path(__file__).with_name("runner.py")
+TESTS = ("tests/core", "tests/wire", "tests/sim/test_pressure.py", "tests/sim/test_field_failures.py")
+"""What is asked after the seeds; the tests that compare whole traces are not: any change fails those."""
+LIMIT_SECONDS = 400.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    mutant: Mutant | None
+    by: str | None
+    """`handoff-7` or the name of a test; None for a mutant that nobody caught."""
+    reason: str
+
+
+def snapshot(folder: str) -> Path:
+    """A copy of the package as it is now, for all trials of one round."""
+    copy = Path(folder) / "sound" / "diptych"
+    shutil.copytree(PACKAGE, copy, ignore=_all_but_python)
+    return copy
+
+
+def try_mutant(mutant: Mutant | None, sound: Path, seeds: int, *, tests: bool = True) -> Verdict:
+    """Asks `seeds` scenarios of each kind, then the tests. Without a mutant: the package as it is."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        package = Path(folder) / "diptych"
+        shutil.copytree(sound, package)
+        if mutant is not None:
+            mutant.apply(package)
+        verdict = _by_seed(mutant, folder, seeds)
+        if verdict is None and tests:
+            verdict = _by_test(mutant, folder)
+        return verdict or Verdict(mutant, None, "")
+
+
+def _all_but_python(folder: str, names: list[str]) -> set[str]:
+    return {
+        name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))
+    }
+
+
+def _by_seed(mutant: Mutant | None, folder: str, seeds: int) -> Verdict | None:
+    names = [f"{kind}-{number}" for number in range(seeds) for kind in ("handoff", "random")]
+    if mutant is not None and mutant.seed is not None:
+        names.insert(0, mutant.seed)
+    if not names:
+        return None
+    printed = _run(folder, "seeds", *names)
+    caught = re.search(r"^caught by (\S+): (.*)$", printed, flags=re.MULTILINE)
+    return Verdict(mutant, caught[1], caught[2]) if caught else None
+
+
+def _by_test(mutant: Mutant | None, folder: str) -> Verdict | None:
+    for tests in ([mutant.test] if mutant is not None and mutant.test else []), TESTS:
+        if not tests:
+            continue
+        printed = _run(folder, "tests", *tests)
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?: - (.*))?$", printed, flags=re.MULTILINE)
+        if failed:
+            return Verdict(mutant, failed[1], failed[2] or "")
+    return None
+
+
+def _run(folder: str, *arguments: str) -> str:
+    """What the runner printed. A mutant that runs for ever is not caught: nothing failed."""
+    command = [sys.executable, str(RUNNER), folder, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"the runner of a mutant failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
