@@ -85,6 +85,7 @@ bench-interference: ## what prefills do to decoding: 1P1D against the same two a
 bench-memory: ## resident memory of the default fleet
 bench-native: ## the native engine against llama.cpp, in turns
 bench-recovery: ## what a client sees when P or D is killed
+bench-simulate: ## simulated requests a second, beside DynoSim (ARGS: --trace FILE --install-peer)
 bench-startup: ## time from `diptych serve` to ready
 bench-steploop: ## what the step loop itself costs for each step, without the engine
 
