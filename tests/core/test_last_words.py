@@ -82,3 +82,28 @@ def test_claims_that_the_dead_gave_up_are_settled_once(table: Callable[..., Any]
     before = bench.machine.pages()
     assert bench.say(facts.ClaimReleased(sender=D, pages=offer.pages)) == []
     assert bench.machine.pages() == before
+
+
+def test_what_was_owed_to_the_dead_is_paid_to_its_estate(table: Callable[..., Any]) -> None:
+    """A claim ends while another estate is being settled, so its deposit is still here at the death."""
+    bench = table(P)
+    bench.prefill(split=8)
+    (offer,) = (fact for fact in bench.ran() if isinstance(fact, facts.PagesOffered))
+    bench.say(
+        facts.OfferAnswered(
+            request="r",
+            attempt=1,
+            sender=D,
+            first_page=0,
+            kept=offer.pages,
+            deposit=(100, 101),
+            serial=1,
+        )
+    )
+    bench.say(facts.PeerLost(worker="other@1"))
+    assert bench.say(facts.ClaimReleased(sender=D, pages=offer.pages)) == []
+    bench.say(facts.PeerLost(worker=D))
+    bench.say(facts.EstateSettled(lost="other@1", inherited=()))
+    told = bench.say(facts.EstateSettled(lost=D, inherited=()))
+    assert [len(fact.pages) for fact in told if isinstance(fact, facts.PagesGiven)] == [2]
+    assert bench.home()

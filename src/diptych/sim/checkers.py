@@ -6,9 +6,9 @@ every token and every end (`sim.door`).
 
 from __future__ import annotations
 
-from diptych.core.actions import Action
+from diptych.core.actions import Action, FenceWorker
 from diptych.core.control import ControlPlane
-from diptych.core.facts import Fact
+from diptych.core.facts import DeadlinePassed, Fact
 from diptych.core.ids import worker_name
 from diptych.core.worker import Worker
 from diptych.sim.driver import Seat
@@ -22,6 +22,7 @@ class Checkers:
     def __init__(self, world: World, every: int = 1) -> None:
         self.world = world
         self.every = every
+        self._paused = {fault.target for fault in world.scenario.faults if fault.kind == "pause"}
 
     def __call__(self, now_ns: int, seat: Seat, sender: str, fact: Fact, asked: tuple[Action, ...]) -> None:
         if seat.steps % self.every:
@@ -33,6 +34,20 @@ class Checkers:
                 raise Violation("pages do not add up", f"{seat.name} {counts}")
             if min(counts.free, counts.held, counts.cached) < 0:
                 raise Violation("pages do not add up", f"{seat.name} {counts}")
+        elif isinstance(seat.machine, ControlPlane):
+            self._in_time(now_ns, seat.machine, fact, asked)
+
+    def _in_time(self, now_ns: int, control: ControlPlane, fact: Fact, asked: tuple[Action, ...]) -> None:
+        """No deadline is passed over, and nobody is fenced for silence who was alive and never paused."""
+        if isinstance(fact, DeadlinePassed):
+            for request in control.requests.open.values():
+                if request.deadline_ns is not None and request.deadline_ns <= now_ns:
+                    raise Violation("past its deadline", request.arrived.request)
+        for action in asked:
+            if isinstance(action, FenceWorker) and "silent" in action.why:
+                seat = self.world.workers[action.worker]
+                if seat.alive and worker_name(action.worker) not in self._paused:
+                    raise Violation("healthy worker fenced", action.worker)
 
     def at_quiet(self) -> None:
         """Nothing is open: every page is home, and control has forgotten every request."""
