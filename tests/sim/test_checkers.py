@@ -139,6 +139,7 @@ def skip_a_slot(pool: Pool) -> None:
 
 def release_under_a_reader(pool: Pool) -> None:
     claimed(pool)
+    pool.alive.add(C)
     pool.sent(B, C, facts.ContextLent(request="r", attempt=1, sender=B, first_page=0, pages=(0,)))
     pool.sent(B, A, facts.ClaimReleased(sender=B, pages=(0,)))
 

@@ -197,7 +197,8 @@ class Pool:
             page = self.pages[number]
             if page.owner != lender and lender not in page.claims:
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
-            page.loans[lender, reader, fact.request, fact.attempt] += 1
+            if reader in self.alive:
+                page.loans[lender, reader, fact.request, fact.attempt] += 1
 
     def _unclaimed(self, claimant: Incarnation, page: int) -> None:
         if self.pages[page].claims.pop(claimant, None) is None and self.pages[page].owner != claimant:
