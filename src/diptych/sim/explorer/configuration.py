@@ -23,9 +23,9 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
     """Clients that hang up."""
     expiries: int = 0
     """Times that control's next deadline comes while something else could still happen."""
-    attempts: int = 3
+    attempts: int = 2
     """Of all requests together."""
-    messages: int = 16
+    messages: int = 6
     """In flight at once."""
 
 
@@ -81,6 +81,7 @@ P, D, D1 = (
 P8, D12 = _worker("prefill-0", "prefill", 8), _worker("decode-0", "decode", 12)
 ONE = _request(0, 5, "a")
 TWO = (_request(0, 5, "a"), _request(1, 5, "b"))
+LONG = _request(0, 5, "a", length=6, tokens_max=6)
 FOLLOW = msgspec.structs.replace(_request(0, 5, "a", length=4), follow=_request(1, 4, "c", length=2))
 
 CONFIGURATIONS: tuple[Configuration, ...] = (
@@ -88,7 +89,19 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         name="pair",
         about="1 request on 1P+1D, nothing goes wrong but the client may leave and deadlines expire",
         scenario=_scenario((P, D), (msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2),)),
-        budgets=Budgets(leavers=1, expiries=1),
+        budgets=Budgets(leavers=1, expiries=1, messages=16),
+    ),
+    Configuration(
+        name="chunks",
+        about="1 request whose prefill takes three chunks on 1P+1D, and the client may leave",
+        scenario=_scenario((_worker("prefill-0", "prefill", 6, chunk_tokens=2), D), (_request(0, 7, "a"),)),
+        budgets=Budgets(leavers=1, messages=16),
+    ),
+    Configuration(
+        name="alone",
+        about="1 request on one worker that dies and comes back; the client may leave, deadlines expire",
+        scenario=_scenario((D,), (msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2),)),
+        budgets=Budgets(deaths=1, leavers=1, expiries=1, messages=8),
     ),
     Configuration(
         name="pair-death",
@@ -120,7 +133,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         name="compete",
         about="2 requests compete for the pages of one D",
         scenario=_scenario((P, _worker("decode-0", "decode", 6)), TWO),
-        budgets=Budgets(attempts=4),
+        budgets=Budgets(attempts=4, messages=16),
     ),
     Configuration(
         name="compete-leave",
@@ -129,10 +142,24 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         budgets=Budgets(attempts=4, leavers=1),
     ),
     Configuration(
+        name="preempt",
+        about="2 requests whose answers outgrow the pages of one D: the last admitted is preempted",
+        scenario=_scenario(
+            (P, _worker("decode-0", "decode", 9)), (LONG, msgspec.structs.replace(LONG, request="r1"))
+        ),
+        budgets=Budgets(attempts=5, messages=8),
+    ),
+    Configuration(
+        name="too-long",
+        about="a request that no pool has room for beside one that fits",
+        scenario=_scenario((P, _worker("decode-0", "decode", 5)), (LONG, TWO[1])),
+        budgets=Budgets(attempts=4),
+    ),
+    Configuration(
         name="next-turn",
         about="a next turn whose context D lends to P, and the client may leave",
         scenario=_scenario((P8, D12), (FOLLOW,)),
-        budgets=Budgets(leavers=1),
+        budgets=Budgets(leavers=1, messages=16),
         history=1,
     ),
     Configuration(

@@ -86,7 +86,7 @@ def table_of(results: list[Result]) -> Table:
         "transitions",
         "depth",
         "quiet",
-        "states/s",
+        "states/CPU s",
         "beyond budget",
         "verdict",
     ):
@@ -98,7 +98,7 @@ def table_of(results: list[Result]) -> Table:
             f"{result.transitions:,}",
             str(result.depth),
             str(result.quiet),
-            f"{result.states / max(result.seconds, 1e-9):,.0f}",
+            f"{result.states / max(result.cpu_seconds, 1e-9):,.0f}",
             ", ".join(f"{count} {name}" for name, count in result.cut.items()) or "0",
             verdict(result),
         )

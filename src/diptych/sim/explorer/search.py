@@ -34,6 +34,7 @@ class Result(msgspec.Struct, kw_only=True):
     transitions: int = 0
     depth: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     quiet: int = 0
     """States in which nothing can come any more."""
     cut: dict[str, int] = {}
@@ -56,6 +57,9 @@ class Tree:
 
     def __init__(self, root: bytes) -> None:
         self.seen = {root}
+        self.level: set[object] = set()
+        """States of the level in the making, as they are: most are reached more than once, and finding
+        that out is cheaper than their key."""
         self._parents = [-1]
         self._events: list[Event] = [("begin",)]
 
@@ -249,7 +253,7 @@ class Explorer:
     ) -> Result:
         """Explores until the frontier is exhausted, a rule is broken or a limit is met."""
         result = Result(configuration=self.configuration.name, states=1)
-        begun = time.monotonic()
+        begun, cpu_begun = time.monotonic(), time.process_time()
         tree = Tree(key_of(self.start, self.cells, self.post))
         frontier = [(0, self.start)]
         while frontier:
@@ -260,14 +264,16 @@ class Explorer:
                 if late or (states_max is not None and result.states >= states_max):
                     return result
                 if done % 256 == 0:
+                    result.cpu_seconds = time.process_time() - cpu_begun
                     progress(result, len(frontier) - done + len(following))
                 reason = self._expand(result, tree, number, state, following)
                 if reason:
                     result.counterexample = Counterexample(reason, (*tree.path(number), self._tried))
                     return result
             frontier = following
+            tree.level.clear()
             result.depth += bool(following)
-        result.seconds = time.monotonic() - begun
+        result.cpu_seconds = time.process_time() - cpu_begun
         result.complete = True
         return result
 
@@ -284,6 +290,10 @@ class Explorer:
             for self._tried in (*moves, *faults):
                 result.transitions += 1
                 after = self.follow(state, self._tried)
+                exact = after.exact()
+                if exact in tree.level:
+                    continue
+                tree.level.add(exact)
                 key = key_of(after, self.cells, self.post)
                 if key in tree.seen:
                     continue

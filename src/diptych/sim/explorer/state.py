@@ -28,6 +28,9 @@ class State(msgspec.Struct, frozen=True):
     """Messages in flight, none of them empty."""
     used: Used = (0, 0, 0, 0)
 
+    def exact(self) -> object:
+        return frozenset(self.parts.items()), frozenset(self.channels.items()), self.used
+
 
 class Post:
     """Messages, each stored once."""
