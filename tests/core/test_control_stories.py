@@ -220,3 +220,13 @@ def test_a_seed_goes_on_inexactly_when_the_numerics_never_come(new_desk: Callabl
     told = desk.say(facts.DeadlinePassed(), after_ns=600 * MS)
     assert only(told[D], facts.TargetRequested).recipe == ()
     assert not desk.machine.requests.open["r"].exact
+
+
+def test_a_model_is_unknown_only_when_every_worker_has_spoken(new_desk: Callable[..., Any]) -> None:
+    desk = new_desk()
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=shares))
+    desk.worker(D, "decode", ("int4", "int8"))
+    assert desk.arrive(model="other") == {}
+    desk.worker("prefill-0@2", "prefill", ("int8", "int4"))
+    assert only(desk.arrive("late", model="other")[DOOR], facts.RequestRejected).kind == "unknown_model"

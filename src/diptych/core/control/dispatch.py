@@ -54,7 +54,9 @@ class Dispatch:
     def refusal(self, request: Request) -> RequestRejected | None:
         """Why a new request is not even put in line, or None."""
         arrived = request.arrived
-        if self.fleet.models and arrived.model not in self.fleet.models:
+        known = self.fleet.models
+        # While some worker has never joined, its model is unknown, but not unserved.
+        if known and arrived.model not in known and not self.fleet.unseen:
             message = f"model {arrived.model!r} is not served here; models: {', '.join(self.fleet.models)}"
             return RequestRejected(
                 request=arrived.request, kind="unknown_model", message=message, field="model"
