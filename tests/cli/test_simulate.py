@@ -64,6 +64,16 @@ def test_a_fleet_file_gives_workers_pages_and_scripted_costs(
     assert figures["bytes_handed_over"] == figures["pages_handed_over"] * 65536 > 0
 
 
+def test_a_scripted_worker_that_declares_nothing_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET.replace("options = { step_ns = 1000000, prompt_token_ns = 20000 }", ""))
+    assert main(["simulate", str(path), *WORK, "--json", "-"]) == 0
+    prefill, *decode = json.loads(capsys.readouterr().out)["figures"]["workers"]
+    assert prefill["busy"] < 1e-6 < min(one["busy"] for one in decode if one["steps"])
+
+
 def test_the_same_command_gives_the_same_document(fleet: str, capsys: pytest.CaptureFixture[str]) -> None:
     documents = []
     for seed in ("1", "1", "2"):

@@ -63,7 +63,7 @@ def request(first_ms: float, gap_ms: float | None) -> Served:
         queue_ns=0,
         handoff_pages=0,
         handoff_ns=0,
-        attempts=1,
+        attempts=("finished",),
         prefill_worker=None,
         decode_worker="d",
     )

@@ -98,8 +98,9 @@ def plan_fleet(file: FleetFile, groups: Sequence[WorkerGroup], costs: CostFile, 
 
 
 def _costs(worker: LiveWorker, costs: CostFile) -> StepCosts:
-    """A scripted worker's own declaration comes before the cost file."""
-    if worker.engine == "scripted" and worker.options:
+    """A scripted worker's own declaration comes before the cost file; in a fleet of which others declare
+    something it costs nothing, as live."""
+    if worker.engine == "scripted" and (worker.options or not costs.workers):
         known = ConstantCosts.__struct_fields__
         return ConstantCosts(**{name: int(worker.options[name]) for name in known if name in worker.options})
     return costs.of(worker.name, worker.engine, worker.format)

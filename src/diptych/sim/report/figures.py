@@ -13,6 +13,7 @@ from diptych.sim.timed.world import TimedWorld
 
 PERCENTILES = (50, 90, 99)
 PS_PER_S = 1e12
+INTERRUPTED = {"preempted", "target lost", "source lost"}
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +60,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     served: int
     failures: dict[str, int]
     resumed: int
-    """Served after more than one attempt (preempted, or a worker restarted)."""
+    """Served although an attempt was preempted or lost its worker."""
+    rerouted: int
+    """Given to another target because the first one held less than control had thought."""
     worker_restarts: int
     duration_s: float
     """Virtual, from the start of the workload to the last end."""
@@ -111,7 +114,8 @@ def figures(world: TimedWorld, slo: Slo) -> Figures:
         requests=len(meter.served),
         served=len(served),
         failures=dict(Counter(one.failure for one in meter.served if one.failure is not None)),
-        resumed=sum(one.attempts > 1 for one in served),
+        resumed=sum(bool(INTERRUPTED.intersection(one.attempts)) for one in served),
+        rerouted=sum("rerouted" in one.attempts for one in served),
         worker_restarts=world.restarts(),
         duration_s=duration_s,
         requests_per_s=len(served) * rate,

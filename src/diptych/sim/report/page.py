@@ -80,7 +80,7 @@ def _latencies(found: Figures) -> str:
         ("TTFT", found.ttft_ms),
         ("ITL", found.itl_ms),
         ("E2E", found.e2e_ms),
-        ("queue", found.queue_ms),
+        ("at control", found.queue_ms),
         ("handoff", found.handoff_ms),
     )
     heads = "".join(f"<th>{name}</th>" for name in ("ms", "p50", "p90", "p99", "mean", "max"))
@@ -98,7 +98,11 @@ def _words(found: Figures) -> list[tuple[str, str]]:
     limits = (("TTFT", found.slo.ttft_ms), ("mean ITL", found.slo.itl_ms))
     slo = " and ".join(f"{name} up to {limit:g} ms" for name, limit in limits if limit is not None)
     return [
-        ("requests", f"{found.served} of {found.requests} served{ends}; {found.resumed} resumed"),
+        (
+            "requests",
+            f"{found.served} of {found.requests} served{ends}; "
+            f"{found.resumed} resumed, {found.rerouted} rerouted",
+        ),
         ("virtual time", f"{found.duration_s:.1f} s"),
         ("throughput", f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} tokens/s"),
         ("goodput", f"{found.goodput_per_s:.3g} requests/s ({found.good:.1%}), {slo or 'no limit'}"),

@@ -21,7 +21,7 @@ def _latencies(found: Figures) -> Table:
         ("TTFT", found.ttft_ms),
         ("ITL", found.itl_ms),
         ("E2E", found.e2e_ms),
-        ("queue", found.queue_ms),
+        ("at control", found.queue_ms),
         ("handoff", found.handoff_ms),
     )
     for name, spread in rows:
@@ -56,8 +56,8 @@ def _words(found: Figures) -> list[Text]:
     ends = "".join(f", {count} {kind}" for kind, count in found.failures.items())
     splits = ", ".join(f"{count} {name}" for name, count in found.splits.items())
     lines = [
-        f"{found.served} of {found.requests} requests served{ends}; {found.resumed} resumed; "
-        f"{found.duration_s:.1f} s virtual",
+        f"{found.served} of {found.requests} requests served{ends}; {found.duration_s:.1f} s virtual",
+        f"{found.resumed} resumed, {found.rerouted} rerouted",
         f"{found.requests_per_s:.3g} requests/s, {found.output_tokens_per_s:,.0f} output tokens/s",
         f"goodput {found.goodput_per_s:.3g} requests/s ({found.good:.1%}) under {_slo(found)}",
         f"splits: {splits}",

@@ -39,7 +39,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     queue_ns: int
     handoff_pages: int
     handoff_ns: int
-    attempts: int
+    attempts: tuple[str, ...]
+    """How each ended: `finished`, `rerouted`, `preempted`, `target lost`, `source lost`, `released`."""
     prefill_worker: str | None
     decode_worker: str | None
 
@@ -163,7 +164,7 @@ class Meter:
                 queue_ns=record.queue_ns if record else 0,
                 handoff_pages=record.handoff_pages if record else 0,
                 handoff_ns=record.handoff_ns if record else 0,
-                attempts=len(record.attempts) if record else 0,
+                attempts=tuple(one.outcome for one in record.attempts) if record else (),
                 prefill_worker=record.prefill_worker if record else None,
                 decode_worker=record.decode_worker if record else None,
             )
