@@ -178,7 +178,7 @@ class Router:
         cost: float = target.load + rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
         if view.role == DECODE:
             cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
-        ahead = rate * view.pending_tokens
+        ahead: float = rate * view.pending_tokens
         if source is not None:
             tokens = max(0, split - max(source.held, target.held))
             duty = DECODE_DUTY if source.view.role == DECODE else 1.0
