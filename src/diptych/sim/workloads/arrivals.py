@@ -11,7 +11,6 @@ from diptych.sim.workloads.ask import SECOND_NS, Ask, BadWorkload, Listed
 from diptych.sim.workloads.lengths import lengths
 from diptych.sim.workloads.text import Text
 
-
 REFUSED_NS = SECOND_NS
 """A refused client comes back after so much longer."""
 
