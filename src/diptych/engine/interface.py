@@ -142,9 +142,7 @@ class Engine(Protocol):
 
     def sample(self, result: StepResult, rows: Sequence[SampleRow]) -> list[SampledToken]: ...
 
-    def score(
-        self, result: StepResult, first_row: int, targets: Tokens, top: int
-    ) -> list[SampledToken]:
+    def score(self, result: StepResult, first_row: int, targets: Tokens, top: int) -> list[SampledToken]:
         """Log-probability of `targets[i]` under row `first_row + i`, with the `top` most likely ones."""
         ...
 

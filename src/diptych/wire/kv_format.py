@@ -55,9 +55,7 @@ class KvFormat(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def panels(
-    *, model: str, layers: int, kv_heads: int, head_dim: int, page_tokens: int = 16
-) -> KvFormat:
+def panels(*, model: str, layers: int, kv_heads: int, head_dim: int, page_tokens: int = 16) -> KvFormat:
     """The native kernels' bf16 layout: a page is [layer][K, V][head] blocks.
 
     K block: [dim / 2][token][2], element (token t, dim d) at (d // 2) * 2T + 2t + d % 2.
