@@ -79,15 +79,17 @@ def budget_line(configuration: Configuration) -> str:
 
 
 def table_of(results: list[Result]) -> Table:
-    table = Table(title="explored")
+    table = Table(
+        title="explored (states for each second of CPU time; beyond: successors outside the budgets)"
+    )
     for name in (
         "configuration",
         "states",
         "transitions",
         "depth",
         "quiet",
-        "states/CPU s",
-        "beyond budget",
+        "states/s",
+        "beyond",
         "verdict",
     ):
         table.add_column(name, justify="left" if name in ("configuration", "verdict") else "right")
@@ -108,7 +110,7 @@ def table_of(results: list[Result]) -> Table:
 def verdict(result: Result) -> str:
     if result.counterexample is not None:
         return "BROKEN"
-    return "complete within its budgets" if result.complete else "stopped at a limit"
+    return "complete" if result.complete else "stopped"
 
 
 def print_coverage(console: Console, counts: Counter[Row]) -> None:
@@ -117,6 +119,12 @@ def print_coverage(console: Console, counts: Counter[Row]) -> None:
     for table in dict.fromkeys(row[0] for row in rows):
         mine = [row for row in rows if row[0] == table]
         console.print(f"{table} table: {sum(row in counts for row in mine)} of {len(mine)} rows ran")
+    missed: dict[str, list[Row]] = {}
     for row in rows:
         if row not in counts:
-            console.print(f"  not run: {' / '.join(row)}: {why_not(row)}", highlight=False)
+            missed.setdefault(why_not(row), []).append(row)
+    for reason, listed in missed.items():
+        console.print(f"{len(listed)} rows, {reason}:", highlight=False)
+        for table, state in dict.fromkeys(row[:2] for row in listed):
+            names = ", ".join(row[2] for row in listed if row[:2] == (table, state))
+            console.print(f"    {table} / {state}: {names}", highlight=False, soft_wrap=True)

@@ -180,7 +180,9 @@ class World:
             desk.payloads.update(payload)
         elif isinstance(payload, Payload):
             assert isinstance(fact, facts.RequestArrived | facts.StreamDrained)
-            desk.payloads[fact.request] = payload
+            # A door's word of a request that has ended meanwhile is late.
+            if isinstance(fact, facts.RequestArrived) or fact.request in desk.payloads:
+                desk.payloads[fact.request] = payload
 
     def step_control(self, fact: facts.Fact) -> None:
         desk = self.parts[CONTROL]
