@@ -181,7 +181,7 @@ def test_plots_place_their_points() -> None:
     assert Axis([3.0], 0.0, 90.0).place(1.0) == 30.0
     assert cumulative([2.0, 1.0], [1, 3]) == [(1.0, 0.75), (2.0, 1.0)]
     points = [(float(n), 0.0) for n in range(5000)]
-    assert len(thinned(points)) <= POINTS_MAX
-    assert thinned(points)[-1] == points[-1]
+    assert len(thinned(points, POINTS_MAX)) <= POINTS_MAX
+    assert thinned(points, POINTS_MAX)[-1] == points[-1]
     assert plot([Series("none", [])], x="x", y="y") == "<p>nothing to show</p>"
     assert "50.0%" in bars([("w", [0.5, 0.25])], ["a", "b"])

@@ -16,6 +16,8 @@ COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#b
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
 POINTS_MAX = 400
+"""Of a line."""
+DOTS_MAX = 2000
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -57,7 +59,11 @@ class Axis:
 
 def plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False) -> str:
     """Lines or dots with axes named `x` and `y`, and a legend where there are several."""
-    series = [Series(one.name, thinned(one.points), one.dots) for one in series if one.points]
+    series = [
+        Series(one.name, thinned(one.points, DOTS_MAX if one.dots else POINTS_MAX), one.dots)
+        for one in series
+        if one.points
+    ]
     if not series:
         return "<p>nothing to show</p>"
     across = Axis([px for one in series for px, _ in one.points], LEFT, WIDTH - RIGHT, log=log_x)
@@ -100,11 +106,11 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str]) -> s
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(drawn)}</svg>{_legend(parts)}'
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """At most `POINTS_MAX` of the points, evenly, the last one always."""
-    if len(points) <= POINTS_MAX:
+def thinned(points: Sequence[tuple[float, float]], most: int) -> Sequence[tuple[float, float]]:
+    """At most `most` of the points, evenly, the last one always."""
+    if len(points) <= most:
         return points
-    every = -(-len(points) // (POINTS_MAX - 1))
+    every = -(-len(points) // (most - 1))
     kept = list(points[::every])
     return kept if (len(points) - 1) % every == 0 else [*kept, points[-1]]
 
@@ -124,7 +130,8 @@ def _frame(across: Axis, up: Axis, x: str, y: str) -> str:
     for mark in across.marks():
         at = across.place(mark)
         parts.append(f'<line x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="grid"/>')
-        parts.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{mark:g}</text>')
+        anchor = "end" if at > WIDTH - 3 * RIGHT else "middle"
+        parts.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{mark:g}</text>')
     for mark in up.marks():
         at = up.place(mark)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>')
