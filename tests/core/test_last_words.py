@@ -107,3 +107,45 @@ def test_what_was_owed_to_the_dead_is_paid_to_its_estate(table: Callable[..., An
     told = bench.say(facts.EstateSettled(lost=D, inherited=()))
     assert [len(fact.pages) for fact in told if isinstance(fact, facts.PagesGiven)] == [2]
     assert bench.home()
+
+
+def test_a_loan_ends_with_its_reader(table: Callable[..., Any]) -> None:
+    """The source of a second turn reads what the target has cached, and dies."""
+    bench = table(D, pages=16, chunk_tokens=16)
+    bench.ask(tokens=18)
+    bench.fix()
+    while bench.run is not None and bench.run.prompts:
+        bench.ran()
+    bench.finish(emitted=1, tokens=18)
+    bench.ask(attempt=2, tokens=30)
+    bench.fix(attempt=2, split=28, source=P)
+    bench.say(facts.ContextNeeded(request="r", attempt=2, sender=P, first_page=0, end_page=4))
+    bench.release(attempt=2)
+    assert bench.machine.pages().held == 4
+    bury(bench, P)
+    assert bench.home()
+
+
+def test_a_prefill_ends_with_the_control_plane_that_asked_for_it(table: Callable[..., Any]) -> None:
+    """The next one will ask again, under another attempt."""
+    bench = table(P)
+    bench.prefill(split=16)
+    bench.say(facts.ControlLost())
+    bench.ran()
+    assert bench.run is None
+    assert bench.dropped == [("r", 1)]
+    assert bench.home()
+
+
+def test_prompt_pages_that_are_to_be_scored_are_computed_again(table: Callable[..., Any]) -> None:
+    """The cache has pages and no logits: only those before the first scored token are taken from it."""
+    bench = table(D, chunk_tokens=16)
+    bench.ask(tokens=18)
+    bench.fix()
+    while bench.run is not None and bench.run.prompts:
+        bench.ran()
+    bench.finish(emitted=1, tokens=18)
+    for attempt, logits_from, held in ((2, None, 16), (3, 6, 4), (4, 0, 0)):
+        told = bench.ask(attempt=attempt, tokens=18, logits_from=logits_from)
+        assert [fact.held_tokens for fact in told if isinstance(fact, facts.TargetReserved)] == [held]
+        bench.release(attempt=attempt)

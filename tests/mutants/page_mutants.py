@@ -13,6 +13,7 @@ PAGE_MUTANTS = (
         TARGET,
         "if first_page != len(task.shared) or sender in self.ledger.lost:",
         "if first_page != len(task.shared):",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "an offer after the release is not refused",
@@ -25,6 +26,7 @@ PAGE_MUTANTS = (
         TARGET,
         "        self._refuse_early(task)\n        self._act(DropRequest",
         "        self._act(DropRequest",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "a source that is released frees what it has offered",
@@ -76,18 +78,21 @@ PAGE_MUTANTS = (
         "core/worker/machine.py",
         "        if fact.sender not in self.ledger.lost:\n            self.ledger.paid_back",
         "        if True:\n            self.ledger.paid_back",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "a lost worker still ends claims",
         "core/worker/machine.py",
         "        if fact.sender not in self.ledger.lost:\n            self.ledger.claim_ended",
         "        if True:\n            self.ledger.claim_ended",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "pages change hands while an estate is settled",
         LEDGER,
         "        if self.frozen:\n",
         "        if False:\n",
+        test="tests/core/test_worker.py",
     ),
     Mutant(
         "what waited for the settlement is lost",
@@ -101,6 +106,7 @@ PAGE_MUTANTS = (
         LEDGER,
         "                self.debts[CONTROL] = self.debts.get(CONTROL, 0) + debt\n",
         "                pass\n",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "claims of a dead worker are not ended",
@@ -113,6 +119,7 @@ PAGE_MUTANTS = (
         TARGET,
         "if pages and (task.key, fact.sender) not in self.loans:",
         "if False:",
+        test="tests/core/test_field_failures.py",
     ),
     Mutant("context is not returned", SOURCE, "        if task.context:\n", "        if False:\n"),
     Mutant(
@@ -120,6 +127,7 @@ PAGE_MUTANTS = (
         TARGET,
         "                del self.loans[key]\n                self.ledger.unpin(leaf)",
         "                pass",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "an offer to a dead target is kept",
@@ -128,19 +136,25 @@ PAGE_MUTANTS = (
         "                pass",
     ),
     Mutant(
-        "a prefix matches whatever computed it", TREE, "if child.numerics == numerics:", "if child.numerics:"
+        "a prefix matches whatever computed it",
+        TREE,
+        "if child.numerics == numerics:",
+        "if child.numerics:",
+        seed="random-30",
     ),
     Mutant(
         "a page stands for one of other numerics",
         TREE,
         "if candidate.numerics == numerics:",
         "if candidate.numerics:",
+        seed="random-14",
     ),
     Mutant(
         "a match runs on where the numerics change",
         TREE,
         "run_end(recipe, position) // self.page_tokens - page",
         "1 << 30",
+        test="tests/core/test_prefix.py",
     ),
     Mutant(
         "a node is evicted under its last reader", TREE, "node.pins == 0 and not node.lent", "node.pins <= 1"
@@ -175,5 +189,6 @@ PAGE_MUTANTS = (
         "core/worker/machine.py",
         "self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))",
         "self.ledger.keep = 0",
+        test="tests/core/test_worker.py",
     ),
 )

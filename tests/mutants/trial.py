@@ -15,7 +15,13 @@ from mutant import PACKAGE, Mutant
 
 ROOT = PACKAGE.parents[1]
 RUNNER = Path(__file__).with_name("runner.py")
-TESTS = ("tests/core", "tests/wire", "tests/sim/test_pressure.py", "tests/sim/test_field_failures.py")
+TESTS = (
+    "tests/core",
+    "tests/wire",
+    "tests/sim/test_checkers.py",
+    "tests/sim/test_pressure.py",
+    "tests/sim/test_field_failures.py",
+)
 """What is asked after the seeds; the tests that compare whole traces are not: any change fails those."""
 LIMIT_SECONDS = 400.0
 
@@ -28,9 +34,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def snapshot(folder: str) -> Path:
-    """A copy of the package as it is now, for all trials of one round."""
-    copy = Path(folder) / "sound" / "diptych"
-    shutil.copytree(PACKAGE, copy, ignore=_all_but_python)
+    """A copy of package and tests as they are now, for all trials of one round."""
+    copy = Path(folder) / "sound"
+    shutil.copytree(PACKAGE, copy / "src" / "diptych", ignore=_all_but_python)
+    for room in sorted({"/".join(test.split("/")[:2]) for test in TESTS}):
+        shutil.copytree(ROOT / room, copy / room, ignore=_all_but_python)
+    shutil.copy(ROOT / "pyproject.toml", copy)
     return copy
 
 
@@ -38,12 +47,12 @@ def try_mutant(mutant: Mutant | None, sound: Path, seeds: int, *, tests: bool = 
     """Asks `seeds` scenarios of each kind, then the tests. Without a mutant: the package as it is."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         package = Path(folder) / "diptych"
-        shutil.copytree(sound, package)
+        shutil.copytree(sound / "src" / "diptych", package)
         if mutant is not None:
             mutant.apply(package)
-        verdict = _by_seed(mutant, folder, seeds)
+        verdict = _by_seed(mutant, folder, sound, seeds)
         if verdict is None and tests:
-            verdict = _by_test(mutant, folder)
+            verdict = _by_test(mutant, folder, sound)
         return verdict or Verdict(mutant, None, "")
 
 
@@ -53,34 +62,34 @@ def _all_but_python(folder: str, names: list[str]) -> set[str]:
     }
 
 
-def _by_seed(mutant: Mutant | None, folder: str, seeds: int) -> Verdict | None:
+def _by_seed(mutant: Mutant | None, folder: str, sound: Path, seeds: int) -> Verdict | None:
     names = [f"{kind}-{number}" for number in range(seeds) for kind in ("handoff", "random")]
     if mutant is not None and mutant.seed is not None:
         names.insert(0, mutant.seed)
     if not names:
         return None
-    printed = _run(folder, "seeds", *names)
+    printed = _run(folder, sound, "seeds", *names)
     caught = re.search(r"^caught by (\S+): (.*)$", printed, flags=re.MULTILINE)
     return Verdict(mutant, caught[1], caught[2]) if caught else None
 
 
-def _by_test(mutant: Mutant | None, folder: str) -> Verdict | None:
+def _by_test(mutant: Mutant | None, folder: str, sound: Path) -> Verdict | None:
     for tests in ([mutant.test] if mutant is not None and mutant.test else []), TESTS:
         if not tests:
             continue
-        printed = _run(folder, "tests", *tests)
+        printed = _run(folder, sound, "tests", *tests)
         failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?: - (.*))?$", printed, flags=re.MULTILINE)
         if failed:
             return Verdict(mutant, failed[1], failed[2] or "")
     return None
 
 
-def _run(folder: str, *arguments: str) -> str:
+def _run(folder: str, sound: Path, *arguments: str) -> str:
     """What the runner printed. A mutant that runs for ever is not caught: nothing failed."""
     command = [sys.executable, str(RUNNER), folder, *arguments]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+            command, cwd=sound, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return ""

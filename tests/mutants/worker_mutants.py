@@ -21,12 +21,14 @@ WORKER_MUTANTS = (
         MACHINE,
         "if self.sources.reads_from(fact.worker):",
         "if False:",
+        test="tests/core/test_source.py",
     ),
     Mutant(
         "the first stream is preempted, not the last",
         STREAM,
         "for task in reversed(self.running.values())",
         "for task in self.running.values()",
+        test="tests/core/test_worker.py",
     ),
     Mutant(
         "a preempted stream is not paused at its door",
@@ -51,6 +53,7 @@ WORKER_MUTANTS = (
         STREAM,
         "                    sequence.tabled = min(sequence.tabled, task.sealed)\n",
         "                    pass\n",
+        test="tests/core/test_worker.py",
     ),
     Mutant(
         "a span runs on where the numerics change",
@@ -63,10 +66,21 @@ WORKER_MUTANTS = (
         TARGET,
         "reusable = len(ask.page_hashes) if ask.logits_from is None else ask.logits_from // tokens",
         "reusable = len(ask.page_hashes)",
+        test="tests/core/test_last_words.py",
     ),
-    Mutant("more streams run than there are seats", MACHINE, "config.running_max - run.decoding", "1 << 30"),
     Mutant(
-        "a prefill outlives its control plane", MACHINE, "        self.sources.control_lost(now_ns)\n", ""
+        "more streams run than there are seats",
+        MACHINE,
+        "config.running_max - run.decoding",
+        "1 << 30",
+        test="tests/core/test_worker.py",
+    ),
+    Mutant(
+        "a prefill outlives its control plane",
+        MACHINE,
+        "        self.sources.control_lost(now_ns)\n",
+        "",
+        test="tests/core/test_last_words.py",
     ),
     Mutant(
         "what a step finished is told a token short",
@@ -79,18 +93,21 @@ WORKER_MUTANTS = (
         DOOR,
         "if client is None or frame.attempt <= client.drained:",
         "if client is None:",
+        test="tests/sim/test_checkers.py",
     ),
     Mutant(
         "the door takes frames behind a gap",
         DOOR,
         "if frame.first != len(client.tokens[frame.sequence])",
         "if frame.first < len(client.tokens[frame.sequence])",
+        test="tests/sim/test_checkers.py",
     ),
     Mutant(
         "the door takes tokens twice",
         DOOR,
         "if frame.first != len(client.tokens[frame.sequence])",
         "if frame.first > len(client.tokens[frame.sequence])",
+        test="tests/sim/test_checkers.py",
     ),
     Mutant(
         "a page's hash forgets the pages before it",
@@ -104,23 +121,27 @@ WORKER_MUTANTS = (
         HASHING,
         "for field in (model, adapter, tenant_salt):",
         "for field in (model, adapter):",
+        test="tests/wire/test_hashing.py",
     ),
     Mutant(
         "the last prompt token is in a shared page",
         HASHING,
         "return (prompt_tokens - 1) // page_tokens",
         "return prompt_tokens // page_tokens",
+        test="tests/wire/test_hashing.py",
     ),
     Mutant(
         "a frame cut at its end is taken as whole",
         FRAMES,
         "            if end > available:\n",
         "            if end > available + 1:\n",
+        test="tests/wire/test_frames.py",
     ),
     Mutant(
         "a stream that ends in a frame ends well",
         FRAMES,
         "        if self._pending:\n            raise",
         "        if False:\n            raise",
+        test="tests/wire/test_frames.py",
     ),
 )
