@@ -73,7 +73,7 @@ WORKER_MUTANTS = (
         MACHINE,
         "config.running_max - run.decoding",
         "1 << 30",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_seats.py",
     ),
     Mutant(
         "a prefill outlives its control plane",
