@@ -19,6 +19,7 @@ CONTROL_MUTANTS = (
         DISPATCH,
         "self._attempts = config.epoch * ATTEMPTS_PER_EPOCH",
         "self._attempts = 0",
+        test="tests/core/test_new_control.py",
     ),
     Mutant(
         "a resume chooses another recipe", DISPATCH, "        if not request.recipe:\n", "        if True:\n"
@@ -31,6 +32,7 @@ CONTROL_MUTANTS = (
         MACHINE,
         "worker = self.unclaimed.pop((request.arrived.request, request.attempt))",
         "worker = self.unclaimed[request.arrived.request, request.attempt]",
+        test="tests/core/test_new_control.py",
     ),
     Mutant(
         "streams that no door claims run on",
@@ -38,6 +40,7 @@ CONTROL_MUTANTS = (
         "            self.outbox.append(Send(to=worker, fact=RequestReleased("
         "request=request_id, attempt=attempt)))\n",
         "            pass\n",
+        test="tests/core/test_new_control.py",
     ),
     Mutant(
         "tokens from before a resume are counted twice",
@@ -69,6 +72,7 @@ CONTROL_MUTANTS = (
         DISPATCH,
         "for name in (request.target, request.source):",
         "for name in (request.target,):",
+        test="tests/core/test_control.py",
     ),
     Mutant("a death of the target breaks no stream", REQUESTS, "        self.drain(request)\n\n", "\n"),
     Mutant(
@@ -82,45 +86,71 @@ CONTROL_MUTANTS = (
         REQUESTS,
         '        self._end(request, "client_gone", "client_gone")\n',
         "        return\n",
+        test="tests/core/test_control.py",
     ),
     Mutant(
         "requests of a lost door run on",
         REQUESTS,
         '                self._end(request, "door_lost", "door_lost")\n',
         "                pass\n",
+        test="tests/core/test_control.py",
     ),
     Mutant(
         "a deadline is ignored",
         REQUESTS,
         '        self._end(request, "deadline", "deadline")\n',
         "        return\n",
+        seed="random-3",
     ),
-    Mutant("the line has no limit", DISPATCH, "if waiting >= self.config.queue_max:", "if False:"),
+    Mutant(
+        "the line has no limit",
+        DISPATCH,
+        "if waiting >= self.config.queue_max:",
+        "if False:",
+        test="tests/core/test_control_stories.py",
+    ),
     Mutant(
         "priority is ignored",
         DISPATCH,
         "(-waiting.arrived.priority, waiting.arrived_ns)",
         "(waiting.arrived_ns,)",
+        test="tests/core/test_control_stories.py",
     ),
-    Mutant("nobody waits for numerics in vain", DISPATCH, "                request.exact = False\n", ""),
+    Mutant(
+        "nobody waits for numerics in vain",
+        DISPATCH,
+        "                request.exact = False\n",
+        "",
+        test="tests/core/test_control_stories.py",
+    ),
     Mutant("a silent worker is never fenced", FLEET, "not view.fenced and view.heard_ns <= limit", "False"),
     Mutant(
-        "no lease ends", FLEET, "return min(heard) + self.config.lease_ns if heard else None", "return None"
+        "no lease ends",
+        FLEET,
+        "return min(heard) + self.config.lease_ns if heard else None",
+        "return None",
+        test="tests/core/test_control.py",
     ),
     Mutant(
         "the time that control stood still counts against workers",
         FLEET,
         "view.heard_ns += duration_ns",
         "pass",
+        test="tests/core/test_control.py",
     ),
     Mutant(
-        "a fenced worker is given requests", FLEET, "if v.granted and not v.fenced and", "if v.granted and"
+        "a fenced worker is given requests",
+        FLEET,
+        "if v.granted and not v.fenced and",
+        "if v.granted and",
+        test="tests/core/test_router.py",
     ),
     Mutant(
         "a worker without pages is given requests",
         FLEET,
         "if v.granted and not v.fenced and",
         "if not v.fenced and",
+        test="tests/core/test_router.py",
     ),
     Mutant("claimed pages of a dead worker are granted", ESTATE, "        taken.update(heirs)\n", ""),
     Mutant(
@@ -131,6 +161,7 @@ CONTROL_MUTANTS = (
         ESTATE,
         "if serial > self.received.get",
         "if serial >= self.received.get",
+        test="tests/core/test_estate.py",
     ),
     Mutant(
         "an heir does not own what it inherits",
@@ -143,12 +174,14 @@ CONTROL_MUTANTS = (
         ESTATE,
         "        for page in mine:\n            if heirs[page] != worker:\n",
         "        for page in mine:\n            if False:\n",
+        test="tests/core/test_estate.py",
     ),
     Mutant(
         "heirs are not paid",
         ESTATE,
         "deposits=to_extents(self._pop(sum(len(pages) for pages in lent.values()))),",
         "deposits=(),",
+        test="tests/core/test_estate.py",
     ),
     Mutant(
         "an estate is settled before all have spoken",
@@ -167,6 +200,7 @@ CONTROL_MUTANTS = (
         ESTATE,
         "            self.unowned.extend(fact.pages)\n",
         "            pass\n",
+        test="tests/core/test_estate.py",
     ),
     Mutant("what a dead worker owed stays lost", ESTATE, "        if fact.short:\n", "        if False:\n"),
     Mutant(
