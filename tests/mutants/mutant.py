@@ -19,7 +19,7 @@ class Mutant(msgspec.Struct, frozen=True):
     seed: str | None = None
     """A scenario of the simulator that caught it before, as `handoff-7`: tried first."""
     test: str | None = None
-    """A test that catches what the simulator cannot see: tried first after the seeds."""
+    """Tests that catch it where no seed is known to: tried first then."""
 
     def apply(self, package: Path) -> None:
         """Raises `ValueError` where the text is not there, or is there more than once."""

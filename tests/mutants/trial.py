@@ -50,9 +50,13 @@ def try_mutant(mutant: Mutant | None, sound: Path, seeds: int, *, tests: bool = 
         shutil.copytree(sound / "src" / "diptych", package)
         if mutant is not None:
             mutant.apply(package)
-        verdict = _by_seed(mutant, folder, sound, seeds)
+        verdict = None
+        if tests and mutant is not None and mutant.test is not None:
+            verdict = _by_tests(mutant, folder, sound, mutant.test)
+        if verdict is None:
+            verdict = _by_seed(mutant, folder, sound, seeds)
         if verdict is None and tests:
-            verdict = _by_test(mutant, folder, sound)
+            verdict = _by_tests(mutant, folder, sound, *TESTS)
         return verdict or Verdict(mutant, None, "")
 
 
@@ -73,15 +77,10 @@ def _by_seed(mutant: Mutant | None, folder: str, sound: Path, seeds: int) -> Ver
     return Verdict(mutant, caught[1], caught[2]) if caught else None
 
 
-def _by_test(mutant: Mutant | None, folder: str, sound: Path) -> Verdict | None:
-    for tests in ([mutant.test] if mutant is not None and mutant.test else []), TESTS:
-        if not tests:
-            continue
-        printed = _run(folder, sound, "tests", *tests)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?: - (.*))?$", printed, flags=re.MULTILINE)
-        if failed:
-            return Verdict(mutant, failed[1], failed[2] or "")
-    return None
+def _by_tests(mutant: Mutant | None, folder: str, sound: Path, *tests: str) -> Verdict | None:
+    printed = _run(folder, sound, "tests", *tests)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?: - (.*))?$", printed, flags=re.MULTILINE)
+    return Verdict(mutant, failed[1], failed[2] or "") if failed else None
 
 
 def _run(folder: str, sound: Path, *arguments: str) -> str:
