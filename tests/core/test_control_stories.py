@@ -230,3 +230,23 @@ def test_a_model_is_unknown_only_when_every_worker_has_spoken(new_desk: Callable
     assert desk.arrive(model="other") == {}
     desk.worker("prefill-0@2", "prefill", ("int8", "int4"))
     assert only(desk.arrive("late", model="other")[DOOR], facts.RequestRejected).kind == "unknown_model"
+
+
+def test_a_worker_that_hangs_while_control_restarts_is_fenced(new_desk: Callable[..., Any]) -> None:
+    """Stated alive by its host and never heard of: it must not keep its host's estate open for ever."""
+    desk = new_desk(lease_ns=500 * MS)
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(P, D), shares=shares))
+    desk.worker(D, "decode", ("int4", "int8"), room=32)
+    desk.say(facts.DeadlinePassed(), after_ns=400 * MS)
+    desk.say(
+        facts.WorkerBeat(
+            worker=D, pages_free=32, pages_held=0, pages_cached=0, waiting=0, running=0,
+            prompt_tokens_pending=0, prefill_ns_per_token=MS, decode_ns_per_step=MS,
+        )
+    )  # fmt: skip
+    assert desk.fenced == []
+    desk.say(facts.DeadlinePassed(), after_ns=150 * MS)
+    assert desk.fenced == [P]
+    told = desk.say(facts.WorkerLost(worker=P))
+    assert any(isinstance(fact, facts.PeerLost) for fact in told[D])

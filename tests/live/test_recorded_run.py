@@ -39,6 +39,7 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stream, request in zip(streams, REQUESTS, strict=True):
             check_whole(stream.result(), request)
         running.wait_epoch("decode-0", 2)
+        running.wait_all_ready()
         running.send_signal(signal.SIGTERM)
         assert running.wait_exit() == 0
     return folder

@@ -35,6 +35,8 @@ class Child:
         self.alive = True
         self.launched = False
         """It was told what it is; before that it only imports its modules."""
+        self.served = False
+        """It has built what it serves with: from then on silence is a failure."""
         self.failure: str | None = None
         """Why starting it again will not help, if it said so."""
         self._reaped = reaped

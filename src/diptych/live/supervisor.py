@@ -184,6 +184,8 @@ class Supervisor:
         identities = tuple(worker.identity for worker in workers)
         child.link.send(host_stated(self._plan, self._pool_pages, identities))
         for worker in workers:
+            if not worker.served:
+                child.link.send(self._spawned(worker))
             child.link.send(process_started(self._plan, worker.identity, worker.pid))
             self._connect(worker, child)
         door = self._door.live
@@ -212,10 +214,12 @@ class Supervisor:
         if door is not None:
             self._connect(door, child)
         if control is not None:
-            limit_ns = self._plan.start_limit_ns
-            control.link.send(WorkerSpawned(worker=child.identity, host=HOST, limit_ns=limit_ns))
+            control.link.send(self._spawned(child))
             control.link.send(process_started(self._plan, child.identity, child.pid))
             self._connect(child, control)
+
+    def _spawned(self, child: Child) -> WorkerSpawned:
+        return WorkerSpawned(worker=child.identity, host=HOST, limit_ns=self._plan.start_limit_ns)
 
     def _connect(self, one: Child, other: Child) -> None:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -242,6 +246,7 @@ class Supervisor:
                 raise AssertionError(f"{child.identity} sent {message}")
 
     def _served(self, child: Child, address: str, port: int) -> None:
+        child.served = True
         if child is self._door.child:
             self._port = port
             if not self._serving:

@@ -130,6 +130,10 @@ class ControlPlane:
         estate.state(fact)
         self._flush(estate)
         self.fleet.expect(name for name, _ in fact.shares)
+        # One that hangs would never join, and its host's estate would never clear: it has a lease too.
+        for worker in fact.workers:
+            if worker not in self.fleet.workers:
+                self.loading.setdefault(worker, now_ns + self.config.lease_ns)
 
     def _spawned(self, now_ns: int, fact: WorkerSpawned) -> None:
         if fact.worker not in self.fleet.workers:
