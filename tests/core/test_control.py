@@ -139,6 +139,9 @@ def test_facts_of_this_attempt_are_rows_in_every_state(
     _, desk = entered
     desk.about(kind, **fields)
     desk.about(kind, **fields)
+    status = desk.machine.status()
+    counted = status.queued + status.prefilling + status.transferring + status.decoding
+    assert counted == desk.open()
 
 
 def test_a_repeated_arrival_changes_nothing(entered: tuple[str, Any]) -> None:

@@ -148,3 +148,4 @@ def test_a_client_that_leaves_frees_its_pages(healthy: Fleet) -> None:
     stream.wait_for_chunks(5)
     stream.close()
     healthy.wait_pages_home()
+    assert healthy.worker("decode-0")["pages"]["held"] == 0

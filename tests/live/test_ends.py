@@ -89,6 +89,7 @@ def test_a_killed_supervisor_leaves_no_orphan(own_folder: Path) -> None:
         running.send_signal(signal.SIGKILL)
         running.wait_exit()
         eventually(lambda: not any(map(is_alive, below)), "all children gone")
+        assert not any(map(is_alive, below)), "a process outlived its supervisor"
 
 
 def test_sigterm_while_starting(own_folder: Path) -> None:

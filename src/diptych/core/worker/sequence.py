@@ -69,7 +69,7 @@ class Sequence:
 class Target:
     # fmt: off
     __slots__ = (
-        "ask", "asked_ns", "border", "computed", "early_offers", "held", "key", "leaf", "open", "outcomes",
+        "ask", "asked_ns", "border", "computed", "early_offers", "key", "leaf", "open", "outcomes",
         "prompting", "recipe", "sealed", "sequences", "serial", "shared", "source", "spare", "split",
         "started", "state", "tabled", "waited_ns",
     )
@@ -95,8 +95,6 @@ class Target:
         """Free pages set aside for the rest: to compute into, or to pay for claims."""
         self.computed = 0
         """Shared tokens at hand."""
-        self.held = 0
-        """Prompt tokens that were at hand when the pages were set aside."""
         self.tabled = 0
         self.early_offers: list[tuple[Incarnation, int, Pages]] = []
         self.started = False
@@ -146,7 +144,6 @@ class Source:
         "started_ns",
         "state",
         "tabled",
-        "unoffered",
     )
     # fmt: on
 

@@ -105,7 +105,7 @@ class Targets:
             return False
         task.leaf, task.shared, task.spare = leaf, pages, spare
         task.sealed = len(pages)
-        task.computed = task.held = len(pages) * tokens
+        task.computed = len(pages) * tokens
         return True
 
     def _state_reserved(self, task: Target) -> None:
