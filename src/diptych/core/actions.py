@@ -80,6 +80,40 @@ class PauseStream(Action, frozen=True):
     attempt: Attempt
 
 
+class OpenClaim(Action, frozen=True):
+    """Serve these pages to `reader` under the claim, from before the next message to it is sent."""
+
+    claim: int
+    reader: Incarnation
+    pages: Pages
+
+
+class CloseClaim(Action, frozen=True):
+    """Serve nothing more under the claim."""
+
+    claim: int
+
+
+class PullPages(Action, frozen=True):
+    """Copy `pages` of `source`, claimed there, into `into` here. Answered by exactly one `PagesPulled`."""
+
+    request: RequestId
+    attempt: Attempt
+    source: Incarnation
+    claim: int
+    first_page: int
+    """Index of the first page in the prompt."""
+    pages: Pages
+    into: Pages
+
+
+class CancelPull(Action, frozen=True):
+    """Stop the copy where it is; its `PagesPulled` comes as soon as nothing is written any more."""
+
+    source: Incarnation
+    claim: int
+
+
 class FenceWorker(Action, frozen=True):
     """Kill the incarnation's process and reap it; `WorkerLost` follows when both are done."""
 

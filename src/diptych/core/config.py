@@ -35,6 +35,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """First guess; measured from then on."""
     decode_ns_per_step: int = 10_000_000
     beat_ns: int = SECOND_NS
+    transports: tuple[str, ...] = ()
+    """Ways to exchange pages with workers of other pools, the fastest first; none: only its own pool."""
+    claim_lease_ns: int = 5 * SECOND_NS
+    """How long a claim from another pool holds without word of its reader, who renews it at every beat."""
 
 
 class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,4 +57,9 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Worker deaths one request may meet before it is given up (it may be what kills them)."""
     handoff_ns: int = 200_000
     """Cost of a handoff between workers of one pool, first guess."""
+    pull_page_ns: int = 500_000
+    """Cost of a page between unlike pools, first guess; measured for each pair from then on."""
+    fetch_failures_max: int = 3
+    """A pair whose pulls failed so often, with none between that succeeded, is quarantined."""
+    quarantine_ns: int = 60 * SECOND_NS
     records_max: int = 1024

@@ -6,6 +6,7 @@ a log. Facts about a request carry its attempt: one with an old attempt is a lat
     door.py     a door tells control            host.py     the supervisor and the driver tell a machine
     worker.py   a worker tells control          orders.py   control tells workers and doors
     handoff.py  workers tell each other         base.py     what these share
+    pull.py     the same between unlike pools
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ from diptych.core.facts.orders import (
     StreamInterrupted,
     TargetRequested,
 )
+from diptych.core.facts.pull import ClaimsRenewed, PagesPulled, PullConfirmed, PullEnded
 from diptych.core.facts.worker import (
+    FetchFailed,
     OwnershipStated,
     PrefillFinished,
     SequenceFinish,
@@ -73,6 +76,7 @@ __all__ = [
     "WIRE_FACTS",
     "AttemptRecord",
     "ClaimReleased",
+    "ClaimsRenewed",
     "ClientGone",
     "ConnectionLost",
     "ContextLent",
@@ -86,6 +90,7 @@ __all__ = [
     "DriverStalled",
     "EstateSettled",
     "Fact",
+    "FetchFailed",
     "HostStated",
     "OfferAnswered",
     "OpenRequest",
@@ -94,10 +99,13 @@ __all__ = [
     "PagesGiven",
     "PagesGranted",
     "PagesOffered",
+    "PagesPulled",
     "PagesTaken",
     "PeerLost",
     "PrefillFinished",
     "PrefillRequested",
+    "PullConfirmed",
+    "PullEnded",
     "RecipeFixed",
     "RequestArrived",
     "RequestEnded",

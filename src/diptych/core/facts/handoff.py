@@ -13,6 +13,8 @@ class PagesOffered(RequestFact, frozen=True):
     first_page: int
     """Index of the first one in the prompt."""
     pages: Pages
+    claim: int = 0
+    """Not 0: the receiver shares no pool with the sender, and pulls the pages under this claim."""
 
 
 class ContextNeeded(RequestFact, frozen=True):
@@ -21,6 +23,8 @@ class ContextNeeded(RequestFact, frozen=True):
     sender: Incarnation
     first_page: int
     end_page: int
+    pull: bool = False
+    """The sender shares no pool with the receiver: it wants a claim to pull them under."""
 
 
 class ContextLent(RequestFact, frozen=True):
@@ -29,6 +33,8 @@ class ContextLent(RequestFact, frozen=True):
     sender: Incarnation
     first_page: int
     pages: Pages
+    claim: int = 0
+    """Not 0: they are to be pulled under this claim."""
 
 
 class ContextReturned(RequestFact, frozen=True):

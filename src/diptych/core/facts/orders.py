@@ -54,6 +54,8 @@ class PrefillRequested(RequestFact, frozen=True):
     recipe: Recipe
     target: Incarnation
     priority: int = 0
+    shares_pool: bool = True
+    """Whether the target reads this worker's pages where they lie; otherwise it pulls copies."""
 
 
 class RequestReleased(RequestFact, frozen=True):
@@ -129,7 +131,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     handoff_pages: int
     handoff_ns: int
     bytes_moved: int
-    """Copied between workers. Claims within one pool copy nothing; only they exist so far."""
+    """Copied between workers of unlike pools; claims within one pool copy nothing."""
     attempts: tuple[AttemptRecord, ...]
     exact: bool
     finish_reason: str

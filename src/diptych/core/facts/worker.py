@@ -12,6 +12,7 @@ from diptych.core.recipe import Recipe
 class WorkerJoined(Fact, frozen=True):
     worker: Incarnation
     host: str
+    """Whose pool it has pages of: workers of one host read each other's pages where they lie."""
     role: str
     """`prefill`, `decode` or `both`: a preference, never a limit."""
     engine: str
@@ -31,6 +32,8 @@ class WorkerJoined(Fact, frozen=True):
     """Workers it has claims, loans or debts with."""
     streams: tuple[tuple[RequestId, Attempt], ...] = ()
     """Streams that run on while control was away."""
+    transports: tuple[str, ...] = ()
+    """Ways by which it exchanges pages with workers of other pools; two workers need one in common."""
 
 
 class WorkerBeat(Fact, frozen=True):
@@ -82,6 +85,19 @@ class StreamStarted(RequestFact, frozen=True):
     worker: Incarnation
     waited_ns: int
     """From the request for pages to their being set aside."""
+    bytes_moved: int = 0
+    """What its pages from another pool came to."""
+    pulled_pages: int = 0
+    pull_ns: int = 0
+    """What their copies took, one after another."""
+
+
+class FetchFailed(RequestFact, frozen=True):
+    """A target could not get the source's pages, or could not believe them: route the request anew."""
+
+    worker: Incarnation
+    source: Incarnation
+    why: str
 
 
 class StreamPaused(RequestFact, frozen=True):

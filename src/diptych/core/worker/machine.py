@@ -14,6 +14,7 @@ from diptych.core.config import WorkerConfig
 from diptych.core.errors import BrokenInvariant, ImpossibleFact
 from diptych.core.facts import (
     ClaimReleased,
+    ClaimsRenewed,
     ContextLent,
     ContextNeeded,
     ContextReturned,
@@ -27,9 +28,12 @@ from diptych.core.facts import (
     PagesGiven,
     PagesGranted,
     PagesOffered,
+    PagesPulled,
     PagesTaken,
     PeerLost,
     PrefillRequested,
+    PullConfirmed,
+    PullEnded,
     RecipeFixed,
     RequestFact,
     RequestReleased,
@@ -42,6 +46,9 @@ from diptych.core.facts import (
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.ledger import Ledger, PageCounts
 from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.fetch import Fetch
+from diptych.core.worker.grants import Grants
+from diptych.core.worker.pulls import Pull, Pulls
 from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
@@ -56,8 +63,11 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
         self.ledger = Ledger(config.worker, config.page_tokens, self._private_pages)
-        self.sources = Sources(config, self.ledger)
-        self.targets = Targets(config, self.ledger)
+        self.pulls = Pulls(config, self.ledger)
+        self.grants = Grants(config, self.ledger)
+        fetch = Fetch(config, self.ledger, self.pulls)
+        self.sources = Sources(config, self.ledger, fetch, self.grants)
+        self.targets = Targets(config, self.ledger, fetch, self.grants)
         self.rates = Rates(config.prefill_ns_per_token, config.decode_ns_per_step)
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []
@@ -87,7 +97,10 @@ class Worker:
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        return self._beat_at_ns
+        if not self.grants.open and not self.pulls.open:
+            return self._beat_at_ns
+        times = (self._beat_at_ns, self.grants.next_expiry_ns(), self.pulls.next_expiry_ns())
+        return min((time for time in times if time is not None), default=None)
 
     def pages(self) -> PageCounts:
         return self.ledger.counts()
@@ -107,6 +120,7 @@ class Worker:
             pages += target.private_pages()
         for source in self.sources.tasks.values():
             pages += source.private_pages()
+        pages += self.pulls.private_pages()
         return pages
 
     # ---- work -------------------------------------------------------------------------------------
@@ -115,6 +129,8 @@ class Worker:
         """Admits who can be admitted, then starts a run, or ends a long one for newcomers."""
         if self.targets.line:
             self.targets.admit(now_ns)
+        if self.sources.line:
+            self.sources.admit(now_ns)
         run = self.run
         if run is None:
             self._start_run(now_ns)
@@ -258,6 +274,28 @@ class Worker:
     def _pages_taken(self, now_ns: int, fact: PagesTaken) -> None:
         self.ledger.receipt(fact.serial)
 
+    def _pulled(self, now_ns: int, fact: PagesPulled) -> None:
+        self._fetched(now_ns, self.pulls.pulled(now_ns, fact))
+
+    def _pull_confirmed(self, now_ns: int, fact: PullConfirmed) -> None:
+        self._fetched(now_ns, self.pulls.confirmed(fact))
+
+    def _fetched(self, now_ns: int, pull: Pull | None) -> None:
+        if pull is None:
+            return
+        if pull.key in self.sources.tasks:
+            self.sources.context_fetched(now_ns, pull)
+        else:
+            self.targets.fetched(now_ns, pull)
+
+    def _pull_ended(self, now_ns: int, fact: PullEnded) -> None:
+        grant = self.grants.ended(fact)
+        if grant is not None:
+            self.sources.grant_ended(now_ns, grant, held=True)
+
+    def _claims_renewed(self, now_ns: int, fact: ClaimsRenewed) -> None:
+        self.grants.renew(now_ns, fact)
+
     def _pages_granted(self, now_ns: int, fact: PagesGranted) -> None:
         self.ledger.grant(fact.pages, fact.room)
         chunk = -(-self.config.chunk_tokens // self.config.page_tokens)
@@ -299,6 +337,7 @@ class Worker:
                 prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
                 decode_ns_per_step=int(self.rates.decode_ns_per_step),
                 room=self.ledger.granted,
+                transports=config.transports,
                 peers=self._peers(),
                 streams=tuple(
                     key for key, task in self.targets.streams.running.items() if task.state is RUNNING
@@ -321,10 +360,15 @@ class Worker:
         self.targets.control_lost(now_ns)
 
     def _deadline_passed(self, now_ns: int, fact: DeadlinePassed) -> None:
+        for grant in self.grants.expire(now_ns):
+            self.sources.grant_ended(now_ns, grant, held=False)
+        for pull in self.pulls.expire(now_ns):
+            self._fetched(now_ns, pull)
         if self._beat_at_ns is None or now_ns < self._beat_at_ns:
             return
         self._beat_at_ns = now_ns + self.config.beat_ns
         self._beaten_ns = now_ns
+        self.pulls.renew()
         counts = self.ledger.counts()
         run = self.run
         overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)
@@ -347,7 +391,9 @@ class Worker:
         )
 
     def _driver_stalled(self, now_ns: int, fact: DriverStalled) -> None:
-        """A worker judges nobody by time; control hears of it by the beat that follows."""
+        """A worker judges nobody but readers of other pools by time; control hears of it by the beat
+        that follows."""
+        self.grants.excuse(fact.duration_ns)
         if self._beat_at_ns is not None:
             self._beat_at_ns = now_ns
 
@@ -361,6 +407,10 @@ _ROWS: dict[type[Fact], Callable[..., None]] = {
     PrefillRequested: W._source_fact,
     OfferAnswered: W._source_fact,
     ContextLent: W._source_fact,
+    PagesPulled: W._pulled,
+    PullEnded: W._pull_ended,
+    PullConfirmed: W._pull_confirmed,
+    ClaimsRenewed: W._claims_renewed,
     TargetRequested: W._target_fact,
     RecipeFixed: W._target_fact,
     SourceLost: W._target_fact,

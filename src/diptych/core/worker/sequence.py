@@ -16,7 +16,7 @@ from diptych.core.pages.node import Node
 from diptych.core.recipe import Recipe
 
 WAITING = "waiting"
-"""A target in line for pages."""
+"""In line for pages: a target, or a source that must hold copies of all it computes."""
 RESERVED = "reserved"
 """Its pages are set aside; control fixes the recipe."""
 FETCHING = "fetching"
@@ -69,9 +69,9 @@ class Sequence:
 class Target:
     # fmt: off
     __slots__ = (
-        "ask", "asked_ns", "border", "computed", "early_offers", "key", "leaf", "open", "outcomes",
-        "prompting", "recipe", "sealed", "sequences", "serial", "shared", "source", "spare", "split",
-        "started", "state", "tabled", "waited_ns",
+        "ask", "asked_ns", "asked_page", "border", "bytes_moved", "computed", "early_offers", "fetched", "key",
+        "leaf", "open", "outcomes", "prompting", "pull_ns", "pulled_pages", "recipe", "sealed", "sequences",
+        "serial", "shared", "source", "spare", "split", "started", "state", "tabled", "waited_ns",
     )
     # fmt: on
 
@@ -96,7 +96,15 @@ class Target:
         self.computed = 0
         """Shared tokens at hand."""
         self.tabled = 0
-        self.early_offers: list[tuple[Incarnation, int, Pages]] = []
+        self.early_offers: list[tuple[Incarnation, int, Pages, int]] = []
+        """(source, first page, pages, claim) of offers that came before the recipe."""
+        self.asked_page = 0
+        """Prompt pages before this one are here or being pulled."""
+        self.fetched: dict[int, list[int]] = {}
+        """Copies, by first page, that arrived before those in front of them."""
+        self.pulled_pages = 0
+        self.pull_ns = 0
+        self.bytes_moved = 0
         self.started = False
         self.sequences = [Sequence(start, ask.prompt_tokens) for start in ask.starts]
         self.open = len(self.sequences)
@@ -116,6 +124,8 @@ class Target:
 
     def private_pages(self) -> list[int]:
         pages = [*self.spare, *self.shared[self.sealed :]]
+        for copied in self.fetched.values():
+            pages += copied
         for sequence in self.sequences:
             pages += sequence.pages[sequence.sealed :]
         return pages

@@ -3,10 +3,15 @@
 An offer pins its pages for the target until the one answer comes (or the target is known dead); after
 that they are the target's claim, and this task has no part in them. A source takes pages chunk by
 chunk: what the target claims it pays for, so a few pages are enough to prefill any prompt.
+
+A target in another pool pulls copies, pays nothing, and lends nothing that could be read where it lies. Its
+source sets pages for the whole prefix aside before it begins, in line, or two of them could wait for
+each other's pages half-way.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 
 from diptych.core.actions import Action, DropRequest, PromptSpan, Send
@@ -17,6 +22,7 @@ from diptych.core.facts import (
     ContextNeeded,
     ContextReturned,
     Fact,
+    FetchFailed,
     OfferAnswered,
     PagesOffered,
     PrefillFinished,
@@ -29,7 +35,10 @@ from diptych.core.pages.ledger import Ledger
 from diptych.core.pages.node import Node
 from diptych.core.recipe import numerics_at, run_end
 from diptych.core.worker.batch import RunInHand, add_spans
-from diptych.core.worker.sequence import ASKING, CLOSING, COMPUTING, OFFERING, Key, Source
+from diptych.core.worker.fetch import Fetch
+from diptych.core.worker.grants import Grant, Grants
+from diptych.core.worker.pulls import Pull
+from diptych.core.worker.sequence import ASKING, CLOSING, COMPUTING, OFFERING, WAITING, Key, Source
 
 ABSENT = "absent"
 
@@ -37,10 +46,14 @@ ABSENT = "absent"
 class Sources:
     """All prefill tasks of one worker. Knows nothing of sampling or of what a target does next."""
 
-    def __init__(self, config: WorkerConfig, ledger: Ledger) -> None:
+    def __init__(self, config: WorkerConfig, ledger: Ledger, fetch: Fetch, grants: Grants) -> None:
         self.config = config
         self.ledger = ledger
+        self.fetch = fetch
+        self.grants = grants
         self.tasks: dict[Key, Source] = {}
+        self.line: list[Source] = []
+        """Those that wait for pages, by priority and age."""
         self.offers: dict[tuple[Key, int], tuple[Incarnation, Node]] = {}
         """Unanswered offers by (task, first page): whose they are and the pinned path."""
         self.in_run: dict[Key, None] = {}
@@ -58,29 +71,65 @@ class Sources:
     def begin(self, now_ns: int, _: None, fact: PrefillRequested) -> None:
         task = Source(fact, self.ledger.next_serial(), now_ns)
         self.tasks[task.key] = task
+        if not fact.shares_pool:
+            task.state = WAITING
+            insort(self.line, task, key=lambda waiting: (-waiting.ask.priority, waiting.serial))
+            return
         tree, tokens = self.ledger.tree, self.config.page_tokens
         task.leaf, task.pages = tree.acquire(fact.page_hashes, fact.recipe)
         task.cached = task.sealed = len(task.pages)
         task.computed = task.cached * tokens
         task.offered = held = fact.held_tokens // tokens
+        self._begin(now_ns, task, held)
+
+    def _begin(self, now_ns: int, task: Source, held: int) -> None:
+        """Asks for the context that only the target has, or computes at once."""
+        ask = task.ask
         if task.cached < held:
             task.state = ASKING
-            task.context = True
+            task.context = ask.shares_pool
             self._tell(
-                fact.target,
+                ask.target,
                 ContextNeeded(
-                    request=fact.request,
-                    attempt=fact.attempt,
+                    request=ask.request,
+                    attempt=ask.attempt,
                     sender=self.config.worker,
                     first_page=task.cached,
                     end_page=held,
+                    pull=not ask.shares_pool,
                 ),
             )
         else:
+            task.state = COMPUTING
             self._offer(now_ns, task)
             self._settle(now_ns, task)
 
+    def admit(self, now_ns: int) -> None:
+        """Sets pages aside for the head of the line, as long as there are any."""
+        while self.line:
+            task = self.line[0]
+            ask, tokens = task.ask, self.config.page_tokens
+            leaf, pages = self.ledger.tree.acquire(ask.page_hashes, ask.recipe)
+            spare = self.ledger.take(ask.split // tokens - len(pages), self.ledger.keep)
+            if spare is None:
+                self.ledger.unpin(leaf)
+                if ask.split // tokens <= self.ledger.granted - self.ledger.keep:
+                    return
+                self.line.pop(0)
+                del self.tasks[task.key]
+                self._fail(task, f"a prefix of {ask.split} tokens does not fit its pool")
+                continue
+            self.line.pop(0)
+            task.leaf, task.pages, task.spare = leaf, pages, spare
+            task.cached = task.sealed = len(pages)
+            task.computed = task.cached * tokens
+            task.offered = ask.held_tokens // tokens
+            self._begin(now_ns, task, task.offered)
+
     def read_context(self, now_ns: int, task: Source, fact: ContextLent) -> None:
+        if fact.claim:
+            self.fetch.context(now_ns, task, fact.sender, fact.pages, fact.claim)
+            return
         task.state = COMPUTING
         task.detached = bool(fact.pages)
         task.pages += fact.pages
@@ -106,6 +155,27 @@ class Sources:
             task.claimed += len(fact.kept)
             task.answered_ns = now_ns
             self._settle(now_ns, task)
+
+    def context_fetched(self, now_ns: int, pull: Pull) -> None:
+        """The copy of the context has come to its end, well or not."""
+        task = self.tasks[pull.key]
+        self.fetch.context_arrived(task, pull)
+        task.state = COMPUTING
+        self._offer(now_ns, task)
+        self._settle(now_ns, task)
+
+    def grant_ended(self, now_ns: int, grant: Grant, *, held: bool) -> None:
+        """The target has pulled an offer, or was silent for too long."""
+        task = self.tasks.get(grant.key)
+        if task is None:
+            return
+        task.open_offers -= 1
+        task.answered_ns = now_ns
+        if held:
+            task.claimed += len(grant.pages)
+            self._settle(now_ns, task)
+        else:
+            self._fail(task, f"{grant.reader} was silent for the lease of its claim")
 
     def release(self, now_ns: int, task: Source, fact: Fact) -> None:
         if task.key in self.in_run:
@@ -182,8 +252,12 @@ class Sources:
         if task.sealed <= task.offered:
             return
         assert task.leaf is not None
-        self.ledger.tree.pin(task.leaf)
-        self.offers[task.key, task.offered] = (task.ask.target, task.leaf)
+        pages, claim = tuple(task.pages[task.offered : task.sealed]), 0
+        if task.ask.shares_pool:
+            self.ledger.tree.pin(task.leaf)
+            self.offers[task.key, task.offered] = (task.ask.target, task.leaf)
+        else:
+            claim = self.grants.grant(now_ns, task.ask.target, task.key, task.leaf, pages)
         task.open_offers += 1
         task.offered_ns = now_ns
         self._tell(
@@ -193,7 +267,8 @@ class Sources:
                 attempt=task.ask.attempt,
                 sender=self.config.worker,
                 first_page=task.offered,
-                pages=tuple(task.pages[task.offered : task.sealed]),
+                pages=pages,
+                claim=claim,
             ),
         )
         task.offered = task.sealed
@@ -227,6 +302,12 @@ class Sources:
 
     def _drop(self, task: Source) -> None:
         del self.tasks[task.key]
+        if task.state is WAITING:
+            self.line.remove(task)
+            return
+        if not task.ask.shares_pool:
+            self.grants.release(task.key)
+            self.fetch.pulls.abandon(task.key)
         private = task.private_pages()
         if private:
             self.ledger.free_private(private)
@@ -261,6 +342,12 @@ class Sources:
             if task.state is not CLOSING:
                 self.release(now_ns, task, RequestReleased(request=task.key[0], attempt=task.key[1]))
 
+    def _fail(self, task: Source, why: str) -> None:
+        request, attempt = task.key
+        worker = self.config.worker
+        fact = FetchFailed(request=request, attempt=attempt, worker=worker, source=worker, why=why)
+        self._tell(CONTROL, fact)
+
     def _tell(self, to: str, fact: Fact) -> None:
         self.ledger.outbox.append(Send(to=to, fact=fact))
 
@@ -277,6 +364,12 @@ ROWS: dict[str, dict[type[Fact], Row]] = {
         ContextLent: S.ignore,
         OfferAnswered: S.answer,
         RequestReleased: S.ignore,
+    },
+    WAITING: {
+        PrefillRequested: S.ignore,
+        ContextLent: S.ignore,
+        OfferAnswered: S.answer,
+        RequestReleased: S.release,
     },
     ASKING: {
         PrefillRequested: S.ignore,

@@ -34,6 +34,9 @@ from diptych.core.ids import CONTROL, Incarnation, Pages
 from diptych.core.pages.ledger import Ledger
 from diptych.core.pages.node import Node
 from diptych.core.recipe import Recipe, join, numerics_at, run_end
+from diptych.core.worker.fetch import Fetch
+from diptych.core.worker.grants import Grants
+from diptych.core.worker.pulls import Pull
 from diptych.core.worker.sequence import CLOSING, FETCHING, RESERVED, RUNNING, WAITING, Key, Target
 from diptych.core.worker.stream import Streams
 
@@ -43,9 +46,11 @@ ABSENT = "absent"
 class Targets:
     """All decode tasks of one worker, and its line for pages."""
 
-    def __init__(self, config: WorkerConfig, ledger: Ledger) -> None:
+    def __init__(self, config: WorkerConfig, ledger: Ledger, fetch: Fetch, grants: Grants) -> None:
         self.config = config
         self.ledger = ledger
+        self.fetch = fetch
+        self.grants = grants
         self.tasks: dict[Key, Target] = {}
         self.line: list[Target] = []
         """Those that wait for pages, by priority and age."""
@@ -140,8 +145,8 @@ class Targets:
         if fact.source is not None and task.computed < fact.split:
             task.state = FETCHING
             offers, task.early_offers = task.early_offers, []
-            for sender, first_page, pages in offers:
-                self._claim(task, sender, first_page, pages)
+            for sender, first_page, pages, claim in offers:
+                self._take(now_ns, task, sender, first_page, pages, claim)
         else:
             self._refuse_early(task)
         if task.computed >= fact.split or fact.source is None:
@@ -149,18 +154,43 @@ class Targets:
 
     def keep_early(self, now_ns: int, task: Target, fact: PagesOffered) -> None:
         """Control told the source first: what it offers must wait for the recipe."""
-        task.early_offers.append((fact.sender, fact.first_page, fact.pages))
+        task.early_offers.append((fact.sender, fact.first_page, fact.pages, fact.claim))
 
     def claim(self, now_ns: int, task: Target, fact: PagesOffered) -> None:
         if fact.sender in self.ledger.lost:
             return
-        self._claim(task, fact.sender, fact.first_page, fact.pages)
+        self._take(now_ns, task, fact.sender, fact.first_page, fact.pages, fact.claim)
         if task.computed >= task.split:
             self._start(task)
 
     def refuse(self, now_ns: int, task: Target | None, fact: PagesOffered) -> None:
         if fact.sender not in self.ledger.lost:
-            self._answer((fact.request, fact.attempt), fact.sender, fact.first_page, (), ())
+            self._refuse((fact.request, fact.attempt), fact.sender, fact.first_page, fact.claim)
+
+    def _refuse(self, key: Key, sender: Incarnation, first_page: int, claim: int) -> None:
+        if claim:
+            self.fetch.pulls.refuse(sender, claim)
+        else:
+            self._answer(key, sender, first_page, (), ())
+
+    def _take(
+        self, now_ns: int, task: Target, sender: Incarnation, first_page: int, pages: Pages, claim: int
+    ) -> None:
+        if claim:
+            self.fetch.offered(now_ns, task, sender, first_page, pages, claim)
+        else:
+            self._claim(task, sender, first_page, pages)
+
+    def fetched(self, now_ns: int, pull: Pull) -> None:
+        """A copy has come to its end, well or not."""
+        task = self.tasks[pull.key]
+        self.fetch.arrived(task, pull)
+        if task.source is None:
+            if not self.fetch.pulls.any_of(task.key):
+                task.state = RESERVED
+                self._state_reserved(task)
+        elif task.computed >= task.split:
+            self._start(task)
 
     def _claim(self, task: Target, sender: Incarnation, first_page: int, pages: Pages) -> None:
         """Reads the offered pages where they lie from now on, and pays for each with a spare one."""
@@ -209,20 +239,29 @@ class Targets:
         self.ledger.send_ownership(Send(to=sender, fact=fact))
 
     def _refuse_early(self, task: Target) -> None:
-        for sender, first_page, _ in task.early_offers:
+        for sender, first_page, _, claim in task.early_offers:
             if sender not in self.ledger.lost:
-                self._answer(task.key, sender, first_page, (), ())
+                self._refuse(task.key, sender, first_page, claim)
         task.early_offers = []
 
     def source_lost(self, now_ns: int, task: Target, fact: SourceLost) -> None:
+        """Pages that its copies are still written to are waited for: the next source needs them."""
         task.source = None
-        task.state = RESERVED
-        self._state_reserved(task)
+        if self.fetch.cancel(task):
+            task.state = RESERVED
+            self._state_reserved(task)
 
     def lend_context(self, now_ns: int, task: Target, fact: ContextNeeded) -> None:
         """The source reads our pages where they lie; this very request keeps them pinned anyway, but
         the loan outlives it where the source is slower than a cancel."""
         pages = tuple(task.shared[fact.first_page : min(fact.end_page, task.sealed)])
+        if fact.pull:
+            claim = 0
+            if pages:
+                assert task.leaf is not None
+                claim = self.grants.grant(now_ns, fact.sender, task.key, task.leaf, pages)
+            self._lend(fact, pages, claim)
+            return
         if pages and (task.key, fact.sender) not in self.loans:
             assert task.leaf is not None
             self.ledger.tree.pin(task.leaf)
@@ -233,7 +272,7 @@ class Targets:
         if fact.sender not in self.ledger.lost:
             self._lend(fact, ())
 
-    def _lend(self, fact: ContextNeeded, pages: Pages) -> None:
+    def _lend(self, fact: ContextNeeded, pages: Pages, claim: int = 0) -> None:
         self._tell(
             fact.sender,
             ContextLent(
@@ -242,6 +281,7 @@ class Targets:
                 sender=self.config.worker,
                 first_page=fact.first_page,
                 pages=pages,
+                claim=claim,
             ),
         )
 
@@ -281,7 +321,13 @@ class Targets:
             self._tell(
                 CONTROL,
                 StreamStarted(
-                    request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
+                    request=request,
+                    attempt=attempt,
+                    worker=self.config.worker,
+                    waited_ns=task.waited_ns,
+                    bytes_moved=task.bytes_moved,
+                    pulled_pages=task.pulled_pages,
+                    pull_ns=task.pull_ns,
                 ),
             )
         if not task.open:
@@ -307,6 +353,8 @@ class Targets:
 
     def _drop(self, task: Target) -> None:
         del self.tasks[task.key]
+        if self.fetch.pulls.open:
+            self.fetch.pulls.abandon(task.key)
         if task.state is WAITING:
             self.line.remove(task)
         else:
