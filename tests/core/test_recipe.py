@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core import recipe as recipes
-from diptych.core.recipe import OPEN_END, Recipe, Run, extend, join, numerics_at, numerics_of, run_end
+from diptych.core.recipe import OPEN_END, Recipe, extend, join, numerics_at, numerics_of, run_end
+from diptych.core.recipe_run import Run
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), max_size=6)
 

@@ -6,17 +6,9 @@ and outlives its workers: whoever goes on with the stream computes each position
 
 from __future__ import annotations
 
-import msgspec
+from diptych.core.recipe_run import Run
 
 OPEN_END = 1 << 60
-
-
-class Run(msgspec.Struct, frozen=True, array_like=True):
-    numerics: str
-    end: int
-    """First position after the run; `OPEN_END` for the last one."""
-
-
 Recipe = tuple[Run, ...]
 
 

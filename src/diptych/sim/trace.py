@@ -10,7 +10,8 @@ import msgspec
 
 from diptych.core import actions, facts
 from diptych.core.ids import ATTEMPTS_PER_EPOCH, CONTROL, SHARED
-from diptych.core.recipe import OPEN_END, Run
+from diptych.core.recipe import OPEN_END
+from diptych.core.recipe_run import Run
 from diptych.sim.driver import Seat
 
 QUIET = (facts.WorkerBeat, facts.DeadlinePassed)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from diptych.core.actions import Action, DropRequest, RunSteps, Send
 from diptych.core.facts import Fact, SequenceFinish, StepsRan, TargetRequested
-from diptych.core.pages.ledger import PageCounts
+from diptych.core.pages.counts import PageCounts
 from diptych.core.worker import Worker
 
 STEP_NS = 1_000_000

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
 from diptych.core.actions import Action, Send
 from diptych.core.errors import BrokenInvariant
 from diptych.core.facts import (
@@ -33,17 +31,9 @@ from diptych.core.facts import (
     PagesTaken,
 )
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
+from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.node import Freed, Node
 from diptych.core.pages.prefix import PrefixTree
-
-
-class PageCounts(msgspec.Struct, frozen=True):
-    """`free + held + cached == total`; pages lent out are counted by their claimant, who paid for them."""
-
-    free: int
-    held: int
-    cached: int
-    total: int
 
 
 class Ledger:

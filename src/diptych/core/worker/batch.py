@@ -6,8 +6,6 @@ at any step border, so long runs cost newcomers one step at most.
 
 from __future__ import annotations
 
-import msgspec
-
 from diptych.core.actions import PromptSpan, TablePart
 from diptych.core.ids import SHARED
 from diptych.core.recipe import numerics_at, run_end
@@ -40,13 +38,16 @@ class RunInHand:
         self.tokens = 0
 
 
-class Rates(msgspec.Struct):
+class Rates:
     """Measured speeds of this worker: exponential averages of what its runs took."""
 
-    prefill_ns_per_token: float
-    decode_ns_per_step: float
-    guessed: bool = True
-    """The prefill rate is a first guess: the first real run replaces it."""
+    __slots__ = ("decode_ns_per_step", "guessed", "prefill_ns_per_token")
+
+    def __init__(self, prefill_ns_per_token: float, decode_ns_per_step: float) -> None:
+        self.prefill_ns_per_token = prefill_ns_per_token
+        self.decode_ns_per_step = decode_ns_per_step
+        self.guessed = True
+        """The prefill rate is a first guess: the first real run replaces it."""
 
     def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
         if run.tokens and not run.decoding and steps == 1:

@@ -44,7 +44,8 @@ from diptych.core.facts import (
     WorkerJoined,
 )
 from diptych.core.ids import CONTROL, Incarnation
-from diptych.core.pages.ledger import Ledger, PageCounts
+from diptych.core.pages.counts import PageCounts
+from diptych.core.pages.ledger import Ledger
 from diptych.core.worker.batch import Rates, RunInHand, table_part
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
