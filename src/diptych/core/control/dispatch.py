@@ -135,6 +135,10 @@ class Dispatch:
             if route is not None:
                 self.queue.remove(request)
                 self._reserve(now_ns, request, route)
+            elif request.avoid:
+                # Nobody else can do it: rather the same source again, until the pair is quarantined.
+                request.avoid = ()
+                request.not_before_ns = now_ns + RETRY_NS
 
     # ---- one attempt ------------------------------------------------------------------------------
 
@@ -171,6 +175,7 @@ class Dispatch:
             request.known_tokens,
             request.recipe,
             arrived,
+            request.avoid,
         )
 
     def _reserve(self, now_ns: int, request: Request, route: Route) -> None:
@@ -207,7 +212,7 @@ class Dispatch:
         target = self.fleet.workers[fact.worker]
         target.waiting -= 1
         need = request.need
-        if need is None or need.recipe != request.recipe:
+        if need is None or need.recipe != request.recipe or need.avoid != request.avoid:
             need = request.need = self._need(request)
         route = self.router.replan(target, fact.held_tokens, need, now_ns)
         expected = self._expected_ns.pop(request.arrived.request, 0)
@@ -265,6 +270,7 @@ class Dispatch:
                     recipe=request.recipe,
                     target=route.target.name,
                     priority=arrived.priority,
+                    shares_pool=route.source.host == route.target.host,
                 ),
             )
         self._tell(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from diptych.core.config import ControlConfig
+from diptych.core.control.pairs import Pairs
 from diptych.core.facts import WorkerBeat, WorkerJoined
 from diptych.core.ids import Incarnation, PageHash, worker_name
 
@@ -108,6 +109,7 @@ class Fleet:
         """Names of workers that hosts run and that never joined: the fleet's numerics are not all known."""
         self._seen: dict[str, None] = {}
         self._numerics: dict[tuple[str, str], str] = {}
+        self.pairs = Pairs(config)
         self._serving: dict[str, list[WorkerView]] = {}
         """By model, until some worker comes, goes or is fenced."""
 
@@ -131,6 +133,7 @@ class Fleet:
 
     def lose(self, worker: Incarnation) -> WorkerView | None:
         self._serving.clear()
+        self.pairs.lose(worker)
         return self.workers.pop(worker, None)
 
     def grant(self, view: WorkerView) -> None:

@@ -24,7 +24,8 @@ ADOPTING = "adopting"
 class Request:
     # fmt: off
     __slots__ = (
-        "arrived", "arrived_ns", "attempt", "attempts", "border", "cached_tokens", "deadline_ns", "exact",
+        "arrived", "arrived_ns", "attempt", "attempts", "avoid", "border", "bytes_moved", "cached_tokens",
+        "deadline_ns", "exact",
         "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "need", "not_before_ns",
         "outputs", "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons",
         "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target",
@@ -62,6 +63,8 @@ class Request:
         """Prompt tokens booked on workers for it, until they are heard done."""
         self.preemptions = 0
         self.losses = 0
+        self.avoid: tuple[Incarnation, ...] = ()
+        """Sources whose pages did not come over."""
         self.need: Need | None = None
         """What it asks of workers, as of its last routing."""
         self.queue_ns = 0
@@ -69,6 +72,7 @@ class Request:
         self.prefill_tokens = 0
         self.handoff_pages = 0
         self.handoff_ns = 0
+        self.bytes_moved = 0
         self.cached_tokens: int | None = None
         self.attempts: list[AttemptRecord] = []
         self.reasons: tuple[str, ...] = ()
@@ -116,7 +120,7 @@ class Request:
             prefill_tokens=self.prefill_tokens,
             handoff_pages=self.handoff_pages,
             handoff_ns=self.handoff_ns,
-            bytes_moved=0,
+            bytes_moved=self.bytes_moved,
             attempts=tuple(self.attempts),
             exact=self.exact,
             finish_reason=finish_reason,

@@ -15,6 +15,7 @@ from diptych.core.facts import (
     ClientGone,
     DeadlinePassed,
     Fact,
+    FetchFailed,
     PrefillFinished,
     RequestArrived,
     RequestFact,
@@ -86,7 +87,19 @@ class Requests:
             view.measured_ns = now_ns
         self.dispatch.unbook(request, fact.worker)
 
+    def _fetch_failed(self, now_ns: int, request: Request, fact: FetchFailed) -> None:
+        """Pages of another pool did not come over, or could not be believed: elsewhere, or computed by
+        the target itself. What did come over is in its cache."""
+        assert request.target is not None
+        self.fleet.pairs.failed(now_ns, fact.source, request.target, fact.why)
+        request.avoid = (*request.avoid, fact.source)
+        self.dispatch.withdraw(request, "fetch failed", release=True)
+        self.dispatch.enqueue(now_ns, request)
+
     def _started(self, now_ns: int, request: Request, fact: StreamStarted) -> None:
+        request.bytes_moved += fact.bytes_moved
+        if fact.pulled_pages and request.source is not None:
+            self.fleet.pairs.pulled(request.source, fact.worker, fact.pulled_pages, fact.pull_ns)
         self.dispatch.unbook(request, fact.worker)
         self.dispatch.stream(request)
 
@@ -232,6 +245,7 @@ LATE: dict[type[Fact], Callable[..., None]] = {
     RequestArrived: R._ignore,
     TargetReserved: R._ignore,
     TargetRefused: R._ignore,
+    FetchFailed: R._ignore,
     PrefillFinished: R._ignore,
     StreamStarted: R._ignore,
     StreamPaused: R._ignore,
@@ -255,6 +269,7 @@ ROWS: dict[str, dict[type[Fact], Callable[..., None]]] = {
     },
     PREFILLING: {
         **LATE,
+        FetchFailed: R._fetch_failed,
         PrefillFinished: R._prefilled,
         StreamStarted: R._started,
         StreamPaused: R._paused,

@@ -3,6 +3,7 @@
     cost(P, D, p) = wait for D's pages
                   + the longer of
                       P: its queue + (p - held by P) at its rate + the handoff     (p > held by D)
+                         (from another pool: what copying the pages takes, if that is longer)
                       D: its queue
                   + D: (prompt - max(p, held by D)) at its rate
                   + what D's prompt work costs the streams that D already serves
@@ -22,6 +23,7 @@ import msgspec
 from diptych.core.config import ControlConfig
 from diptych.core.control.fleet import DECODE, PREFILL, Fleet, WorkerView
 from diptych.core.facts import RequestArrived
+from diptych.core.ids import Incarnation
 from diptych.core.recipe import Recipe, numerics_at, numerics_of, run_end
 
 DECODE_DUTY = 2.0
@@ -59,6 +61,8 @@ class Need(msgspec.Struct, frozen=True):
     """Prompt and emitted tokens: what a target must have computed before it can go on."""
     recipe: Recipe
     arrived: RequestArrived
+    avoid: tuple[Incarnation, ...] = ()
+    """Sources whose pages this request could not get over to its target."""
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -87,7 +91,7 @@ class Router:
         for target in self._targets(quotes, need):
             # No choice of P makes a target cheaper than its load and the tail it always computes.
             if best is None or target.load + tail_tokens * target.rate < best.cost_ns:
-                best = self._cheapest(target, quotes, need, best)
+                best = self._cheapest(target, quotes, need, best, now_ns)
         return best
 
     def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
@@ -95,9 +99,12 @@ class Router:
         asks for numerics that neither the target nor any source can compute."""
         chosen = Quote(target, held_tokens, target.prefill_ns_per_token, 0.0, self._load(target))
         others = [v for v in self.fleet.serving(need.model) if v is not target]
-        return self._cheapest(chosen, [self._quote(view, need, now_ns) for view in others], need, None)
+        quotes = [self._quote(view, need, now_ns) for view in others]
+        return self._cheapest(chosen, quotes, need, None, now_ns)
 
-    def _cheapest(self, target: Quote, quotes: list[Quote], need: Need, best: Route | None) -> Route | None:
+    def _cheapest(
+        self, target: Quote, quotes: list[Quote], need: Need, best: Route | None, now_ns: int
+    ) -> Route | None:
         """The best of `best` and what this target offers, beside the best with a source or without
         one, whichever was not chosen."""
         alone_ns = shared_ns = None
@@ -105,7 +112,7 @@ class Router:
             alone_ns = self._price(target, None, target.held, need)
             if best is None or alone_ns < best.cost_ns:
                 best = Route(target.view, None, target.held, alone_ns)
-        for source, split in self._sources(target, quotes, need):
+        for source, split in self._sources(target, quotes, need, now_ns):
             cost = self._price(target, source, split, need)
             if shared_ns is None or cost < shared_ns:
                 shared_ns = cost
@@ -140,12 +147,17 @@ class Router:
             return True
         return all(run.numerics in view.numerics for run in need.recipe if run.end > need.border)
 
-    def _sources(self, target: Quote, quotes: list[Quote], need: Need) -> Iterator[tuple[Quote, int]]:
+    def _sources(
+        self, target: Quote, quotes: list[Quote], need: Need, now_ns: int
+    ) -> Iterator[tuple[Quote, int]]:
         """Every (source, split) that can give the target more than it holds."""
         at_hand, host, page_tokens = target.held, target.view.host, target.view.page_tokens
+        pairs = self.fleet.pairs
         for source in quotes:
             view = source.view
-            if source is target or view.host != host or view.page_tokens != page_tokens:
+            if source is target or view.page_tokens != page_tokens or view.name in need.avoid:
+                continue
+            if view.host != host and not pairs.possible(view.joined, target.view.joined, now_ns):
                 continue
             for split in (source.held, need.split_max) if source.held < need.split_max else (need.split_max,):
                 if split <= at_hand:
@@ -184,9 +196,18 @@ class Router:
             duty = DECODE_DUTY if source.view.role == DECODE else 1.0
             cost += source.hope * tokens * (duty - 1.0)
             behind = source.hope * (source.view.pending_tokens + tokens) if tokens else 0.0
+            if source.view.host != view.host:
+                behind = max(behind, self._copying_ns(target, source, split))
             # P works while D's own queue runs down: the longer of the two is waited for, not their sum.
             ahead = max(ahead, behind + self.config.handoff_ns)
         return int(cost + ahead)
+
+    def _copying_ns(self, target: Quote, source: Quote, split: int) -> float:
+        """Pages are copied while later ones are computed: the longer of the two is what counts. The
+        source copies what only the target has, before it begins."""
+        moved = split - target.held + max(0, target.held - source.held)
+        pages = moved // target.view.page_tokens
+        return pages * self.fleet.pairs.page_ns(source.view.name, target.view.name)
 
     def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
         """The choice in words, with the figures it rests on as the workers measured them."""
@@ -206,6 +227,9 @@ class Router:
                 f" (last measured: {_ms(source.prefill_ns_per_token)}), behind {source.pending_tokens}"
                 f" others, and caches {cached}; the handoff takes {_ms(self.config.handoff_ns)}"
             )
+            if source.host != target.host:
+                page_ns = self.fleet.pairs.page_ns(source.name, target.name)
+                reasons.append(f"a page comes over from {source.host} in {_ms(page_ns)}")
         other = "without a source" if source is not None else "with the best source"
         cost = f"predicted cost {_ms(route.cost_ns)}"
         if route.other_ns is not None:
