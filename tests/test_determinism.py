@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from diptych.sim.faults import random_scenario
+from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import simulate
 
 PROGRAM = """
-from diptych.sim.faults import random_scenario
+from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import simulate
 print(*(simulate(random_scenario(seed)).digest for seed in ({seeds})))
 """

@@ -23,8 +23,8 @@ assert diptych.__file__.startswith(folder), "not the mutant's package"
 
 
 def run_seeds(names: list[str]) -> int:
-    from diptych.sim.faults import random_scenario
-    from diptych.sim.handoff import handoff_scenario
+    from diptych.sim.seeds.mixed import random_scenario
+    from diptych.sim.seeds.handoff import handoff_scenario
     from diptych.sim.run import Failed, simulate
 
     makers = {"random": random_scenario, "handoff": handoff_scenario}

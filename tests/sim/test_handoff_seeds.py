@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diptych.sim.handoff import handoff_scenario
+from diptych.sim.seeds.handoff import handoff_scenario
 from diptych.sim.run import Failed, simulate
 
 SEEDS = 40

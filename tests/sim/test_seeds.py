@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diptych.sim import __main__ as program
-from diptych.sim.faults import random_scenario
+from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import Failed, Outcome, simulate
 
 SEEDS = 60

@@ -19,8 +19,8 @@ from diptych.core.worker.sequence import Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
 from diptych.sim import states
-from diptych.sim.faults import random_scenario
-from diptych.sim.handoff import handoff_scenario
+from diptych.sim.seeds.mixed import random_scenario
+from diptych.sim.seeds.handoff import handoff_scenario
 from diptych.sim.scenario import Scenario
 from diptych.sim.world import World
 

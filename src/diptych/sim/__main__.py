@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from diptych.sim.faults import random_scenario
+from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import Failed, Outcome, simulate
 
 

@@ -15,8 +15,8 @@ from diptych.sim import events
 from diptych.sim.door import Client, Door
 from diptych.sim.driver import Driver, Happening, Seat
 from diptych.sim.events import Payload, Violation
-from diptych.sim.injector import INJECTOR, Injector
-from diptych.sim.links import Links
+from diptych.sim.faults.injector import INJECTOR, Injector
+from diptych.sim.network.links import Links
 from diptych.sim.pool import Pool
 from diptych.sim.scenario import Scenario, WorkerPlan
 from diptych.sim.step_loop import Run, StepLoop

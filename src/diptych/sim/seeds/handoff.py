@@ -1,6 +1,6 @@
 """Scenarios from a seed in which most requests are handed over and most faults strike in the middle of it.
 
-As `diptych.sim.faults`, but every request is worth a source: slow targets, sources whose prefill takes a
+As `seeds.mixed`, but every request is worth a source: slow targets, sources whose prefill takes a
 few hops of the links, pools of a few prompts, prompts that meet and conversations that go on. Clients
 leave and workers die within the life of some request, where the books of pages are busiest.
 """

@@ -1,0 +1,1 @@
+"""Scenarios from seeds: fleets, traffic and what goes wrong when."""
