@@ -61,6 +61,10 @@ class Checkers:
             open_offers = [offer for offer in pool.offers() if offer[0] in pool.alive]
             if open_offers:
                 raise Violation("offer left open", repr(open_offers))
+        for owner, claim in world.transfers.claims:
+            raise Violation("claim left open", f"claim {claim} on {owner}")
+        for reader, source, _ in world.transfers.moving:
+            raise Violation("copy left under way", f"from {source} to {reader}")
         for name, seat in world.workers.items():
             if seat.alive and isinstance(seat.machine, Worker):
                 self._worker_at_quiet(name, seat.machine)

@@ -17,7 +17,11 @@ Loan = tuple[Incarnation, str, RequestId, Attempt]
 
 
 class Page:
-    __slots__ = ("claims", "filled", "giver", "loans", "offers", "owner", "receiver", "stamp")
+    # fmt: off
+    __slots__ = (
+        "afar", "arriving", "claims", "filled", "giver", "loans", "offers", "owner", "receiver", "stamp",
+    )
+    # fmt: on
 
     def __init__(self) -> None:
         self.owner: Incarnation | None = None
@@ -27,6 +31,10 @@ class Page:
         self.filled = 0
         self.stamp = 0
         """Of the last filled slot; with the chain it stands for all slots before."""
+        self.afar = 0
+        """Open claims of readers in other pools: while there are any, nobody may write it."""
+        self.arriving = False
+        """A copy is being written to it, by a port."""
         self.claims: dict[Incarnation, Incarnation] = {}
         """Claimant and whom it claims from: the owner, or another claimant that lent on what it claims."""
         self.offers: set[Offer] = set()
@@ -68,6 +76,8 @@ class Pool:
         held = self.pages[page]
         if held.owner != writer:
             raise Violation("one writer", f"{writer} writes page {page} of {held.owner}")
+        if held.afar or held.arriving:
+            raise Violation("page in use", f"{writer} writes page {page}, which is being copied")
         others = held.readers(besides=writer)
         if others or held.offers:
             raise Violation("sealed page written", f"{writer} writes page {page}, read by {others}")
@@ -84,12 +94,34 @@ class Pool:
         """Its writer died in the middle of a step."""
         self.pages[page].filled = 0
 
+    def claimed_from_afar(self, owner: Incarnation, pages: tuple[int, ...]) -> None:
+        for page in pages:
+            self._sealed_by(owner, page)
+            self.pages[page].afar += 1
+
+    def unclaimed_from_afar(self, pages: tuple[int, ...]) -> None:
+        for page in pages:
+            self.pages[page].afar -= 1
+
+    def arriving(self, reader: Incarnation, pages: tuple[int, ...]) -> None:
+        """A port begins to write copies there; the worker leaves them alone until it has ended."""
+        for page in pages:
+            self.writable(reader, page, 0)
+            self.pages[page].arriving = True
+            self.pages[page].filled = 0
+
+    def arrived(self, pages: tuple[int, ...]) -> None:
+        for page in pages:
+            self.pages[page].arriving = False
+
     # ---- what messages mean for the books ----------------------------------------------------------
 
     def sent(self, sender: Incarnation, to: str, fact: facts.Fact) -> None:
         match fact:
             case facts.PagesOffered() if (sender, to) in self._known_lost:
                 pass  # Word of the death waited for the run that made these pages: nobody reads them.
+            case facts.PagesOffered() if fact.claim:
+                pass  # A reader of another pool: `claimed_from_afar` has looked at the pages.
             case facts.PagesOffered():
                 offer = (sender, to, fact.request, fact.attempt, fact.first_page)
                 for page in fact.pages:
@@ -101,7 +133,7 @@ class Pool:
                 self._gave(sender, to, fact.deposit, fact.serial)
             case facts.PagesGiven():
                 self._gave(sender, to, fact.pages, fact.serial)
-            case facts.ContextLent():
+            case facts.ContextLent() if not fact.claim:
                 self._lent(sender, to, fact)
             case facts.ContextReturned():
                 for held in self.pages:
@@ -213,7 +245,7 @@ class Pool:
             page = self.pages[number]
             if page.owner != giver:
                 raise Violation("gift of another's page", f"{giver} gives page {number} of {page.owner}")
-            if page.offers or page.readers():
+            if page.offers or page.readers() or page.afar or page.arriving:
                 raise Violation("gift of a claimed page", f"{giver} gives page {number}")
             page.owner, page.giver, page.receiver = None, giver, receiver
 
@@ -260,7 +292,7 @@ class Pool:
         if page.owner in self.alive or self._under_way(page):
             raise Violation("two owners", f"page {number} granted to {worker}, owned by {page.owner}")
         readers = page.readers()
-        if readers:
+        if readers or page.afar or page.arriving:
             raise Violation("claimed page granted", f"page {number} to {worker}, read by {readers}")
         page.owner, page.giver, page.receiver = worker, None, None
         page.offers.clear()

@@ -27,6 +27,8 @@ class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
     running_max: int = 64
     context_tokens_max: int = 4096
     samples: bool = True
+    transports: tuple[str, ...] = ()
+    """How it exchanges pages with workers of other hosts."""
 
 
 class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,19 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """Of a pause; of control's or a door's absence."""
 
 
+class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How pages cross between hosts, and how often (of a thousand pages) what goes wrong."""
+
+    page_ns: int = 200_000
+    one_sided: bool = False
+    """Reads need nothing of their source, and take whatever stands there."""
+    fail_permille: int = 0
+    corrupt_permille: int = 0
+    hang_permille: int = 0
+    hang_ns: int = 500 * MILLISECOND_NS
+    """Longer than a claim's lease: a pull that outlives its claim."""
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     workers: tuple[WorkerPlan, ...]
@@ -74,5 +89,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Between the death of a worker and the start of its next incarnation."""
     reap_ns: int = MILLISECOND_NS
     beat_ns: int = SECOND_NS
+    claim_lease_ns: int = 400 * MILLISECOND_NS
+    transfers: TransferPlan = TransferPlan()
     horizon_ns: int = 600 * SECOND_NS
     """A request that is open so long after everything else happened is stuck."""

@@ -17,6 +17,7 @@ from diptych.sim.driver import Driver, Happening, Seat
 from diptych.sim.events import Payload, Violation
 from diptych.sim.faults.injector import INJECTOR, Injector
 from diptych.sim.network.links import Links
+from diptych.sim.network.transfers import TRANSFERS, Transfers
 from diptych.sim.pool import Pool
 from diptych.sim.scenario import Scenario, WorkerPlan
 from diptych.sim.step_loop import Run, StepLoop
@@ -46,6 +47,10 @@ class World:
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
         self.observers: list[Observer] = []
+        self.transfers = Transfers(
+            scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of
+        )
+        self.driver.parties[TRANSFERS] = self.transfers
         self.supervisor = Supervisor(scenario, self)
         self.driver.parties[SUPERVISOR] = self.supervisor
         self.injector = Injector(self)
@@ -138,6 +143,10 @@ class World:
                     self.loops[seat.name].pause(action.request, action.attempt)
                 case actions.FenceWorker():
                     self.supervisor.fence(now_ns, action.worker)
+                case (
+                    actions.OpenClaim() | actions.CloseClaim() | actions.PullPages() | actions.CancelPull()
+                ):
+                    self.transfers.perform(seat.name, action)
                 case _:
                     raise Violation("world cannot perform it", repr(action))
 
@@ -174,6 +183,7 @@ class World:
         seat.alive = False
         now_ns = self.driver.now_ns if seat.paused_ns is None else seat.paused_ns
         self.loops[worker].died(now_ns)
+        self.transfers.died(worker)
         self.pool_of(worker).died(worker)
         self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
         return True
@@ -270,6 +280,8 @@ def worker_config(scenario: Scenario, worker: Incarnation, plan: WorkerPlan) -> 
         prefill_ns_per_token=plan.prefill_ns_per_token,
         decode_ns_per_step=plan.decode_ns_per_step,
         beat_ns=scenario.beat_ns,
+        transports=plan.transports,
+        claim_lease_ns=scenario.claim_lease_ns,
     )
 
 

@@ -1,0 +1,160 @@
+"""Copies of pages between pools: what serves claims, what pulls, and all that goes wrong on the way.
+
+A page is copied at one moment, some time after the one before it. A two-sided transport asks the claim's
+owner for every page, who refuses once the claim is closed; a one-sided one reads whatever stands there, also
+while the owner stands still, as remote memory access does. Both are honest about what a link broke, and both
+leave it to the machines to believe nothing that is not confirmed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from diptych.core import actions, facts
+from diptych.core.ids import Incarnation
+from diptych.sim.driver import Driver, Happening, Seat
+from diptych.sim.events import Event, Violation
+from diptych.sim.pool import Pool
+from diptych.sim.scenario import MILLISECOND_NS, TransferPlan
+
+TRANSFERS = "transfers"
+STALL_NS = 5 * MILLISECOND_NS
+"""How long a copy waits for somebody who stands still before it looks again."""
+TORN = -1
+"""Stamp of a page that was broken on the way."""
+
+
+class Copied(Event, frozen=True):
+    """The next page of a transfer is due."""
+
+    reader: Incarnation
+    source: Incarnation
+    claim: int
+
+
+class Transfer:
+    def __init__(self, asked: actions.PullPages) -> None:
+        self.asked = asked
+        self.done = 0
+        """Pages copied so far."""
+        self.cancelled = False
+        self.broken = False
+        """A checksum will not agree."""
+        self.hung = False
+
+
+class Transfers:
+    """The transport ports of all workers."""
+
+    def __init__(
+        self,
+        plan: TransferPlan,
+        seed: int,
+        driver: Driver,
+        workers: dict[Incarnation, Seat],
+        pool_of: Callable[[Incarnation], Pool],
+    ) -> None:
+        self.plan = plan
+        self.driver = driver
+        self.workers = workers
+        self.pool_of = pool_of
+        self.claims: dict[tuple[Incarnation, int], tuple[Incarnation, tuple[int, ...]]] = {}
+        """By (owner, claim): the reader and the pages."""
+        self.moving: dict[tuple[Incarnation, Incarnation, int], Transfer] = {}
+        """By (reader, source, claim)."""
+        self._random = random.Random(f"transfers {seed}")
+
+    def perform(self, worker: Incarnation, action: actions.Action) -> None:
+        match action:
+            case actions.OpenClaim():
+                self.claims[worker, action.claim] = (action.reader, action.pages)
+                self.pool_of(worker).claimed_from_afar(worker, action.pages)
+            case actions.CloseClaim():
+                _, pages = self.claims.pop((worker, action.claim))
+                self.pool_of(worker).unclaimed_from_afar(pages)
+            case actions.PullPages():
+                self.pool_of(worker).arriving(worker, action.into)
+                self.moving[worker, action.source, action.claim] = Transfer(action)
+                self._plan(worker, action.source, action.claim, self._page_ns())
+            case actions.CancelPull():
+                self.moving[worker, action.source, action.claim].cancelled = True
+            case _:
+                raise Violation("transfers cannot perform it", repr(action))
+
+    def died(self, worker: Incarnation) -> None:
+        """Its claims are nobody's, and what it was pulling has no reader."""
+        for name in [name for name in self.claims if name[0] == worker]:
+            _, pages = self.claims.pop(name)
+            self.pool_of(worker).unclaimed_from_afar(pages)
+        for key in [key for key in self.moving if key[0] == worker]:
+            self.pool_of(worker).arrived(self.moving.pop(key).asked.into)
+
+    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        assert isinstance(event, Copied)
+        transfer = self.moving.get((event.reader, event.source, event.claim))
+        if transfer is None:
+            return
+        if self.workers[event.reader].paused_ns is not None:
+            self._plan(event.reader, event.source, event.claim, STALL_NS)
+            return
+        failure = self._obstacle(event, transfer)
+        if failure == "stalled":
+            self._plan(event.reader, event.source, event.claim, STALL_NS)
+        elif failure:
+            self._finish(event.reader, transfer, failure)
+        elif not transfer.hung and self._strikes(self.plan.hang_permille):
+            transfer.hung = True
+            self._plan(event.reader, event.source, event.claim, self.plan.hang_ns)
+        else:
+            self._copy(event, transfer)
+
+    def _obstacle(self, event: Copied, transfer: Transfer) -> str:
+        source = self.workers[event.source]
+        if transfer.cancelled:
+            return "cancelled"
+        if not source.alive:
+            return "the source is gone"
+        if self._strikes(self.plan.fail_permille):
+            return "the link broke"
+        if self.plan.one_sided:
+            return ""
+        if source.paused_ns is not None:
+            return "stalled"
+        return "" if (event.source, event.claim) in self.claims else "the claim is closed"
+
+    def _copy(self, event: Copied, transfer: Transfer) -> None:
+        asked = transfer.asked
+        theirs = self.pool_of(event.source).pages[asked.pages[transfer.done]]
+        mine = self.pool_of(event.reader).pages[asked.into[transfer.done]]
+        mine.filled, mine.stamp = theirs.filled, theirs.stamp
+        if self._strikes(self.plan.corrupt_permille):
+            mine.stamp, transfer.broken = TORN, True
+        transfer.done += 1
+        if transfer.done < len(asked.pages):
+            self._plan(event.reader, event.source, event.claim, self._page_ns())
+        else:
+            self._finish(event.reader, transfer, "a checksum differs" if transfer.broken else "")
+
+    def _finish(self, reader: Incarnation, transfer: Transfer, failure: str) -> None:
+        asked = transfer.asked
+        del self.moving[reader, asked.source, asked.claim]
+        self.pool_of(reader).arrived(asked.into)
+        pulled = facts.PagesPulled(
+            request=asked.request,
+            attempt=asked.attempt,
+            source=asked.source,
+            claim=asked.claim,
+            bytes_moved=transfer.done,
+            failure=failure,
+        )
+        self.driver.at(self.driver.now_ns, TRANSFERS, reader, pulled)
+
+    def _plan(self, reader: Incarnation, source: Incarnation, claim: int, delay_ns: int) -> None:
+        self.driver.at(self.driver.now_ns + delay_ns, reader, TRANSFERS, Copied(reader, source, claim))
+
+    def _page_ns(self) -> int:
+        return self._random.randint(1, 2 * self.plan.page_ns)
+
+    def _strikes(self, permille: int) -> bool:
+        return bool(permille) and self._random.randrange(1000) < permille

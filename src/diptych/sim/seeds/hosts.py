@@ -1,0 +1,56 @@
+"""Handoff scenarios spread over hosts: every handoff copies pages, and copies fail, hang and lie.
+
+The traffic and the faults are those of `handoff_scenario`; the workers are dealt to two hosts (sometimes
+some share one), and each seed draws its own transport, with its own share of trouble.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from diptych.core.config import ControlConfig
+from diptych.sim.scenario import MILLISECOND_NS, Scenario, TransferPlan, WorkerPlan
+from diptych.sim.seeds.handoff import LEASE_NS, handoff_scenario
+
+CLAIM_LEASE_NS = 400 * MILLISECOND_NS
+
+
+def hosts_scenario(seed: int) -> Scenario:
+    plain = handoff_scenario(seed)
+    random_ = random.Random(f"hosts {seed}")
+    return msgspec.structs.replace(
+        plain,
+        workers=tuple(_place(random_, plan) for plan in plain.workers),
+        control=_control(random_, plain.control),
+        transfers=_transfers(random_),
+        claim_lease_ns=CLAIM_LEASE_NS,
+        beat_ns=LEASE_NS // 3,
+    )
+
+
+def _place(random_: random.Random, plan: WorkerPlan) -> WorkerPlan:
+    apart = random_.random() < 0.85
+    host = "host-0" if plan.role == "prefill" or not apart else "host-1"
+    return msgspec.structs.replace(plan, host=host, transports=("copies",), pages=plan.pages * 2)
+
+
+def _control(random_: random.Random, config: ControlConfig) -> ControlConfig:
+    return msgspec.structs.replace(
+        config,
+        pull_page_ns=random_.choice([100_000, 2 * MILLISECOND_NS]),
+        fetch_failures_max=random_.choice([1, 3]),
+        quarantine_ns=random_.choice([100, 1000]) * MILLISECOND_NS,
+    )
+
+
+def _transfers(random_: random.Random) -> TransferPlan:
+    return TransferPlan(
+        page_ns=random_.choice([50_000, MILLISECOND_NS, 8 * MILLISECOND_NS]),
+        one_sided=random_.random() < 0.5,
+        fail_permille=random_.choice([0, 0, 20, 100]),
+        corrupt_permille=random_.choice([0, 0, 20, 100]),
+        hang_permille=random_.choice([0, 0, 10, 50]),
+        hang_ns=random_.choice([200, 600, 2000]) * MILLISECOND_NS,
+    )
