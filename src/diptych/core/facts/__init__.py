@@ -27,7 +27,6 @@ from diptych.core.facts.handoff import (
     OfferAnswered,
     PagesGiven,
     PagesOffered,
-    PagesTaken,
 )
 from diptych.core.facts.host import (
     ConnectionLost,
@@ -94,7 +93,6 @@ __all__ = [
     "PagesGiven",
     "PagesGranted",
     "PagesOffered",
-    "PagesTaken",
     "PeerLost",
     "PrefillFinished",
     "PrefillRequested",

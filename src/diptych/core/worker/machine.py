@@ -27,7 +27,6 @@ from diptych.core.facts import (
     PagesGiven,
     PagesGranted,
     PagesOffered,
-    PagesTaken,
     PeerLost,
     PrefillRequested,
     RecipeFixed,
@@ -240,6 +239,14 @@ class Worker:
     def _target_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.targets.step(now_ns, fact)
 
+    def _pages_offered(self, now_ns: int, fact: PagesOffered) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
+        self.targets.step(now_ns, fact)
+
+    def _offer_answered(self, now_ns: int, fact: OfferAnswered) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
+        self.sources.step(now_ns, fact)
+
     def _released(self, now_ns: int, fact: RequestReleased) -> None:
         self.sources.step(now_ns, fact)
         self.targets.step(now_ns, fact)
@@ -249,15 +256,14 @@ class Worker:
             self._end_run()
 
     def _claim_released(self, now_ns: int, fact: ClaimReleased) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
         if fact.sender not in self.ledger.lost:
             self.ledger.claim_ended(fact.sender, fact.pages)
 
     def _pages_given(self, now_ns: int, fact: PagesGiven) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
         if fact.sender not in self.ledger.lost:
             self.ledger.paid_back(fact.sender, fact.pages, fact.serial)
-
-    def _pages_taken(self, now_ns: int, fact: PagesTaken) -> None:
-        self.ledger.receipt(fact.serial)
 
     def _pages_granted(self, now_ns: int, fact: PagesGranted) -> None:
         self.ledger.grant(fact.pages, fact.room)
@@ -360,18 +366,17 @@ W = Worker
 _ROWS: dict[type[Fact], Callable[..., None]] = {
     StepsRan: W._steps_ran,
     PrefillRequested: W._source_fact,
-    OfferAnswered: W._source_fact,
+    OfferAnswered: W._offer_answered,
     ContextLent: W._source_fact,
     TargetRequested: W._target_fact,
     RecipeFixed: W._target_fact,
     SourceLost: W._target_fact,
-    PagesOffered: W._target_fact,
+    PagesOffered: W._pages_offered,
     ContextNeeded: W._target_fact,
     ContextReturned: W._target_fact,
     RequestReleased: W._released,
     ClaimReleased: W._claim_released,
     PagesGiven: W._pages_given,
-    PagesTaken: W._pages_taken,
     PagesGranted: W._pages_granted,
     PeerLost: W._peer_lost,
     EstateSettled: W._estate_settled,

@@ -194,6 +194,7 @@ class Sources:
                 sender=self.config.worker,
                 first_page=task.offered,
                 pages=tuple(task.pages[task.offered : task.sealed]),
+                taken=self.ledger.taken_from(task.ask.target),
             ),
         )
         task.offered = task.sealed

@@ -205,6 +205,7 @@ class Targets:
             kept=kept,
             deposit=deposit,
             serial=serial,
+            taken=self.ledger.taken_from(sender),
         )
         self.ledger.send_ownership(Send(to=sender, fact=fact))
 
