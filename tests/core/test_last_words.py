@@ -52,7 +52,6 @@ def test_pages_given_by_the_dead_are_its_estate(table: Callable[..., Any]) -> No
     bench.fix(split=16, source=P)
     (answer,) = answers(bench.offer((90, 91, 92, 93)))
     assert len(answer.deposit) == 4
-    bench.say(facts.PagesTaken(sender=P, serial=answer.serial))
     bench.say(facts.PeerLost(worker=P))
     before = bench.machine.pages()
     assert bench.say(facts.PagesGiven(sender=P, pages=(0, 1), serial=9)) == []

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from diptych.core.config import ControlConfig
 from diptych.core.control.fleet import Fleet
-from diptych.core.control.router import Need, Route, Router
+from diptych.core.control.need import Need, Route
+from diptych.core.control.router import Router
 from diptych.core.facts import RequestArrived, WorkerJoined
 from diptych.core.recipe import OPEN_END, Recipe, join
 

@@ -70,7 +70,6 @@ IDLE_FACTS = [
     facts.DeadlinePassed(),
     facts.DriverStalled(duration_ns=10**9),
     facts.StepsRan(run=999, steps=1, duration_ns=1),
-    facts.PagesTaken(sender=P, serial=77),
     facts.EstateSettled(lost="none@1", inherited=()),
 ]
 
@@ -218,21 +217,19 @@ def test_a_claim_ends_with_a_message_and_its_deposit_comes_back(table: Callable[
     bench = table(pages=8)
     fetching(bench)
     answer = only(bench.offer(FOREIGN_PAGES), facts.OfferAnswered)
-    bench.say(facts.PagesTaken(sender=P, serial=answer.serial))
     bench.finish(emitted=1)
     assert bench.home()
     released = only(bench.ask("other", tokens=22, tokens_max=1), facts.ClaimReleased)
     assert set(released.pages) <= set(FOREIGN_PAGES)
     back = answer.deposit[: len(released.pages)]
-    told = bench.say(facts.PagesGiven(sender=P, pages=back, serial=5))
-    assert only(told, facts.PagesTaken).serial == 5
+    bench.say(facts.PagesGiven(sender=P, pages=back, serial=5))
+    assert only(bench.offer((102,), "late"), facts.OfferAnswered).taken == 5
 
 
 def test_the_death_of_an_owner_is_told_with_what_was_claimed(table: Callable[..., Any]) -> None:
     bench = table()
     fetching(bench)
     answer = only(bench.offer(FOREIGN_PAGES), facts.OfferAnswered)
-    bench.say(facts.PagesTaken(sender=P, serial=answer.serial))
     stated = only(bench.say(facts.PeerLost(worker=P)), facts.OwnershipStated)
     assert stated.claimed == ((100, 2),)
     assert not set(answer.deposit) & {p for first, n in stated.owned for p in range(first, first + n)}
@@ -302,17 +299,46 @@ def test_the_last_admitted_gives_way_when_pages_run_out(table: Callable[..., Any
     assert bench.dropped == [("second", 1)]
 
 
-def test_a_page_may_be_offered_back_before_its_receipt_comes(table: Callable[..., Any]) -> None:
-    """The new owner is frozen: its receipts wait, its offers do not."""
+def test_a_page_may_be_offered_back_before_word_of_its_arrival(table: Callable[..., Any]) -> None:
+    """The new owner is frozen: it offers, and calls nothing received."""
     bench = table()
     bench.ask(tokens=14)
     bench.fix(split=12, source=P)
     paid = only(bench.offer((100, 101)), facts.OfferAnswered)
     answer = only(bench.offer(paid.deposit[:1], first=2), facts.OfferAnswered)
     assert answer.kept == paid.deposit[:1]
-    bench.say(facts.PagesTaken(sender=P, serial=paid.serial))
-    owned = {page for first, n in bench.machine.ledger.owned() for page in range(first, first + n)}
-    assert not owned & set(paid.deposit)
+    assert not set(bench.machine.ledger.at_hand()) & set(paid.deposit)
+
+
+def test_gifts_are_stated_until_word_of_their_arrival(table: Callable[..., Any]) -> None:
+    bench = table(pages=64)
+    for name, first in (("a", 100), ("b", 110)):
+        bench.ask(name, tokens=18)
+        bench.fix(name, split=16, source=P)
+        only(bench.offer((first, first + 1), name), facts.OfferAnswered)
+    gifts = only(bench.say(facts.PeerLost(worker=Q)), facts.OwnershipStated).given
+    bench.say(facts.EstateSettled(lost=Q, inherited=()))
+    assert [receiver for receiver, _, _ in gifts] == [P, P]
+    word = facts.PagesOffered(
+        request="a", attempt=1, sender=P, first_page=2, pages=(102, 103), taken=gifts[0][1]
+    )
+    paid = only(bench.say(word), facts.OfferAnswered)
+    still = only(bench.say(facts.PeerLost(worker="prefill-2@1")), facts.OwnershipStated).given
+    assert [serial for _, serial, _ in still] == [gifts[1][1], paid.serial]
+
+
+def test_nothing_is_called_received_while_an_estate_is_settled(table: Callable[..., Any]) -> None:
+    """The giver may still have to state the gift: this worker's statement came before its arrival."""
+    bench = table(P)
+    bench.prefill(split=16)
+    first = only(bench.ran(), facts.PagesOffered)
+    bench.say(facts.PeerLost(worker=Q))
+    bench.say(
+        facts.OfferAnswered(
+            request="r", attempt=1, sender=D, first_page=0, kept=first.pages, deposit=(50, 51), serial=3
+        )
+    )
+    assert only(bench.ran(), facts.PagesOffered).taken == 0
 
 
 def test_pages_that_turn_out_to_be_there_already_are_tabled_anew(table: Callable[..., Any]) -> None:

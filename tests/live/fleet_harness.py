@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 START_S = 60.0
@@ -58,21 +58,35 @@ def is_alive(pid: int) -> bool:
 class Stream:
     """One streamed completion, read by a thread of its own."""
 
-    def __init__(self, port: int, body: dict[str, Any], path: str = "/v1/completions") -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
+    def __init__(
+        self,
+        port: int,
+        body: dict[str, Any],
+        path: str = "/v1/completions",
+        *,
+        request_id: str = "",
+        limit_s: float = START_S,
+    ) -> None:
+        """`request_id`: what the request shall be called; the server finds a name where none is given.
+        `limit_s`: how long the server may say nothing."""
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
+        self._limit_s = limit_s
+        self.sent_s = time.monotonic()
         self._connection.request(
             "POST",
             path,
             json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}}),
-            {"content-type": "application/json"},
+            {"content-type": "application/json"} | ({"x-request-id": request_id} if request_id else {}),
         )
         self.texts: dict[int, str] = {}
+        self.scores: dict[int, list[tuple[str, float]]] = {}
+        """Each output token and its log-probability, where the body asks for them."""
         self.finishes: dict[int, str] = {}
         self.usage: dict[str, Any] | None = None
         self.error: Any = None
         self.complete = False
         """`[DONE]` came."""
-        self.request_id = ""
+        self.request_id = request_id
         self.arrivals_s: list[float] = []
         self._progress: queue.Queue[int] = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -81,10 +95,10 @@ class Stream:
     def wait_for_chunks(self, count: int) -> None:
         """Returns when `count` more pieces of text have come."""
         for _ in range(count):
-            assert self._progress.get(timeout=START_S), f"the stream ended early: {self.error}"
+            assert self._progress.get(timeout=self._limit_s), f"the stream ended early: {self.error}"
 
     def result(self) -> Stream:
-        self._thread.join(START_S)
+        self._thread.join(self._limit_s)
         assert not self._thread.is_alive(), "the stream hangs"
         return self
 
@@ -121,6 +135,10 @@ class Stream:
         for choice in event["choices"]:
             index = choice["index"]
             self.texts[index] = self.texts.get(index, "") + choice.get("text", "")
+            scores = choice.get("logprobs") or {"tokens": [], "token_logprobs": []}
+            self.scores.setdefault(index, []).extend(
+                zip(scores["tokens"], scores["token_logprobs"], strict=True)
+            )
             if choice.get("finish_reason"):
                 self.finishes[index] = choice["finish_reason"]
             self.arrivals_s.append(time.monotonic())
@@ -130,10 +148,20 @@ class Stream:
 class Fleet:
     """A running `diptych serve`."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+        errors: IO[str] | None = None,
+    ) -> None:
+        """`within`: a command that runs the one behind it in the same process. `errors`: where the
+        processes' standard error goes, if not to ours."""
+        serve = [sys.executable, "-m", "diptych.cli", "serve", "--json", "--port", "0", *arguments]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "diptych.cli", "serve", "--json", "--port", "0", *arguments],
+            [*within, *serve],
             stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
             env=os.environ | (environment or {}),
         )

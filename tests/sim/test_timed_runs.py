@@ -119,8 +119,8 @@ class Inbox:
         self.got: list[tuple[int, str, int]] = []
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
-        assert isinstance(event, facts.PagesOffered | facts.PagesTaken)
-        number = event.first_page if isinstance(event, facts.PagesOffered) else -event.serial
+        assert isinstance(event, facts.PagesOffered | facts.ContextReturned)
+        number = event.first_page if isinstance(event, facts.PagesOffered) else -event.attempt
         self.got.append((now_ns, sender, number))
 
 
@@ -162,7 +162,7 @@ def test_a_small_last_chunk_does_not_overtake_the_first() -> None:
     links.send("p@1", "d@1", offer(1, 3000))
     links.send("p@1", "e@1", offer(2, 100))
     links.send("p@1", "d@1", offer(3, 1))
-    links.send("p@1", "d@1", facts.PagesTaken(sender="p@1", serial=7))
+    links.send("p@1", "d@1", facts.ContextReturned(request="r", attempt=7, sender="p@1"))
     driver.run(lambda: False, SECOND_NS)
     assert [number for _, _, number in inbox.got] == [2, 1, 3, -7]
     assert all(earlier <= later for (earlier, _, _), (later, _, _) in pairwise(inbox.got))

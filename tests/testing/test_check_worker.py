@@ -90,7 +90,7 @@ def untouched(_: Fact, actions: Actions) -> Actions:
         (changed(facts.OfferAnswered, deposit=()), None, "reads_offered_pages_where_they_lie"),
         (changed(facts.OfferAnswered, deposit=(70, 71)), None, "reads_offered_pages_where_they_lie"),
         (changed(facts.PagesOffered, first_page=0), None, "offers_every_page_once"),
-        (without(facts.PagesTaken), None, "offers_every_page_once"),
+        (changed(facts.PagesGiven, taken=0), None, "pays_deposits_back"),
         (without(facts.PagesGiven), None, "pays_deposits_back"),
         (untouched, facts.RequestReleased, "lets_go_in_every_state"),
         (untouched, facts.RequestReleased, "drops_a_prefill_that_waits_for_context"),

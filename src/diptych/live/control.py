@@ -88,7 +88,7 @@ class Control:
                 self._peers.adopt(peer, descriptors[0])
             case ProcessStarted(worker=worker):
                 self._processes[worker] = message
-            case HostStated() | WorkerSpawned() | WorkerLost():
+            case HostStated() | WorkerSpawned() | WorkerLost() | ConnectionLost():
                 if isinstance(message, HostStated):
                     self._planned = tuple(name for name, _ in message.shares)
                 elif isinstance(message, WorkerLost):

@@ -1,7 +1,7 @@
 """What the supervisor says to its children, and they to it, over the host link: one struct a packet.
 
 Descriptors travel beside the struct that names them. Facts of the core travel as they are: from the
-supervisor to control (`HostStated`, `WorkerSpawned`, `WorkerLost`).
+supervisor to control (`HostStated`, `WorkerSpawned`, `WorkerLost`, `ConnectionLost`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from diptych.core.config import ControlConfig
-from diptych.core.facts import Fact, HostStated, WorkerLost, WorkerSpawned
+from diptych.core.facts import ConnectionLost, Fact, HostStated, WorkerLost, WorkerSpawned
 from diptych.core.ids import Incarnation
 
 
@@ -130,6 +130,12 @@ class Served(HostMessage, frozen=True):
     port: int = 0
 
 
+class ConnectionCut(HostMessage, frozen=True):
+    """Child to supervisor: the socket to `peer` ended. What lay in it is lost, if the peer still lives."""
+
+    peer: str
+
+
 class StartFailed(HostMessage, frozen=True):
     """Child to supervisor: starting again will not help (a port in use, an unreadable model)."""
 
@@ -157,6 +163,7 @@ HostUnion = (
     | Connected
     | ProcessStarted
     | Served
+    | ConnectionCut
     | StartFailed
     | FenceAsked
     | StopAsked
@@ -166,7 +173,7 @@ HostUnion = (
 class _FactPacket(HostMessage, frozen=True):
     """A fact on the host link: facts are arrays, the other messages maps, so it gets an envelope."""
 
-    fact: HostStated | WorkerSpawned | WorkerLost
+    fact: ConnectionLost | HostStated | WorkerSpawned | WorkerLost
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -174,15 +181,15 @@ _DECODER = msgspec.msgpack.Decoder(HostUnion | _FactPacket)
 
 
 def encode_host(message: HostMessage | Fact) -> bytes:
-    """One packet for a host link; of the facts only the supervisor's own three can travel there."""
+    """One packet for a host link; of the facts only the supervisor's own four can travel there."""
     if isinstance(message, Fact):
-        if not isinstance(message, HostStated | WorkerSpawned | WorkerLost):
+        if not isinstance(message, ConnectionLost | HostStated | WorkerSpawned | WorkerLost):
             raise TypeError(f"{type(message).__name__} does not travel on a host link")
         return _ENCODER.encode(_FactPacket(fact=message))
     return _ENCODER.encode(message)
 
 
-def decode_host(packet: bytes) -> HostUnion | HostStated | WorkerSpawned | WorkerLost:
+def decode_host(packet: bytes) -> HostUnion | ConnectionLost | HostStated | WorkerSpawned | WorkerLost:
     """Raises `msgspec.DecodeError` on a packet that is none of ours."""
     message = _DECODER.decode(packet)
     return message.fact if isinstance(message, _FactPacket) else message

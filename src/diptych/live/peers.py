@@ -14,6 +14,8 @@ from diptych.core.facts import Fact
 from diptych.live.sockets import BUFFER_BYTES_MAX, Connection
 from diptych.wire.messages import Message, Told
 
+REPLACED = "replaced"
+"""Why a connection ended whose peer got a new one."""
 PeerMessage = Callable[[str, Message], None]
 PeerClosed = Callable[[str, str], None]
 
@@ -35,8 +37,8 @@ class Peers:
         """Takes over a connected stream socket."""
         replaced = self._connections.pop(peer, None)
         if replaced is not None:
-            replaced.abort("replaced")
-            self._closed(peer, "replaced")
+            replaced.abort(REPLACED)
+            self._closed(peer, REPLACED)
         self._connections[peer] = Connection(
             socket.socket(fileno=descriptor),
             self._on_message,

@@ -20,11 +20,12 @@ import socket
 from collections.abc import Callable
 
 from diptych.core.config import SECOND_NS
-from diptych.core.facts import Fact, WorkerLost, WorkerSpawned
+from diptych.core.facts import ConnectionLost, Fact, WorkerLost, WorkerSpawned
 from diptych.core.ids import CONTROL, incarnation
 from diptych.live.child import Child
 from diptych.live.launch import (
     Connected,
+    ConnectionCut,
     FenceAsked,
     HostMessage,
     PackAsked,
@@ -50,6 +51,8 @@ STABLE_S = 5.0
 """A process that lived so long starts its next pause from the beginning."""
 START_FAILURES_MAX = 3
 """So many deaths of one process before the fleet first served end the start."""
+RECONNECT_S = 0.05
+"""A dying process may lose its sockets this long before it can be reaped."""
 CUT_S = 2.0
 """How long a child may take to end after it was asked to, beyond the grace."""
 DOOR = "door-0"
@@ -87,6 +90,8 @@ class Supervisor:
         self._workers = {
             worker.name: Slot(worker.name, "diptych.live.worker", worker.core) for worker in plan.workers
         }
+        self._given_up: set[str] = set()
+        """Workers that live and that a connection broke off from; control has them killed."""
         self._packer: Child | None = None
         self._packed: Packed | None = None
         self._memory: list[int] = []
@@ -188,6 +193,8 @@ class Supervisor:
                 child.link.send(self._spawned(worker))
             child.link.send(process_started(self._plan, worker.identity, worker.pid))
             self._connect(worker, child)
+            if worker.identity in self._given_up:
+                child.link.send(ConnectionLost(peer=worker.identity))
         door = self._door.live
         if door is not None:
             self._connect(door, child)
@@ -242,6 +249,8 @@ class Supervisor:
                 child.failure = reason
             case FenceAsked(worker=worker, why=why):
                 self._fence(worker, why)
+            case ConnectionCut(peer=peer):
+                self._cut(child, peer)
             case _:
                 raise AssertionError(f"{child.identity} sent {message}")
 
@@ -262,9 +271,28 @@ class Supervisor:
         # Reaped already, perhaps before this control plane could be told.
         self._tell_control(WorkerLost(worker=worker))
 
+    def _cut(self, child: Child, peer: str) -> None:
+        """A socket between two children ended. Where the peer died, its reaping says all. Where it lives,
+        what lay in the socket is lost: a worker is given up for that, as control gives up one whose own
+        socket closes; a door and control get a new one, over which the door tells all that is open."""
+        other = next((slot.live for slot in self._slots() if slot.live and slot.live.identity == peer), None)
+        if other is None or self._stopping:
+            return
+        if other is self._control.live:
+            self._loop.call_later(RECONNECT_S, self._reconnect, child, other)
+        elif other is not self._door.live and not {child.identity, peer} & self._given_up:
+            # Both ends tell; one of the two is enough.
+            self._given_up.add(peer)
+            self._tell_control(ConnectionLost(peer=peer))
+
+    def _reconnect(self, door: Child, control: Child) -> None:
+        if door.alive and control.alive and not self._stopping:
+            self._connect(door, control)
+
     def _reaped(self, child: Child, code: int) -> None:
         slot = self._slot_of(child)
         slot.child = None
+        self._given_up.discard(child.identity)
         if slot.name in self._workers:
             self._tell_control(WorkerLost(worker=child.identity))
         if self._stopping:

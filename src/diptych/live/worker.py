@@ -37,9 +37,17 @@ from diptych.engine.interface import Engine
 from diptych.live.driver import Driver
 from diptych.live.engines import build_engine, first_rates, worker_config
 from diptych.live.host_link import HostLink, send_packet
-from diptych.live.launch import Connected, HostMessage, Served, StartFailed, StopAsked, WorkerLaunch
+from diptych.live.launch import (
+    Connected,
+    ConnectionCut,
+    HostMessage,
+    Served,
+    StartFailed,
+    StopAsked,
+    WorkerLaunch,
+)
 from diptych.live.log_file import Origin, Recorder
-from diptych.live.peers import Peers
+from diptych.live.peers import REPLACED, Peers
 from diptych.live.process import run_child
 from diptych.live.sockets import Connection
 from diptych.live.steploop.loop import StepLoop
@@ -127,9 +135,12 @@ class WorkerProcess:
         self._driver.feed(fact, origin)
 
     def _peer_closed(self, peer: str, why: str) -> None:
-        """Of partners other than control, control tells what became of them."""
+        """Of partners other than control, control tells what became of them; that it can, where they
+        live and only the socket broke, the supervisor must hear of it."""
         if peer == CONTROL:
             self._driver.feed(ControlLost())
+        elif why != REPLACED:
+            self._link.send(ConnectionCut(peer=peer))
 
     def _post(self, fact: StepsRan) -> None:
         self._loop.call_soon_threadsafe(self._driver.feed, fact)

@@ -57,7 +57,7 @@ class Pool:
         self.alive: set[Incarnation] = set()
         self._offered: dict[Offer, tuple[int, ...]] = {}
         self._unreceipted: dict[tuple[Incarnation, str, int], tuple[int, ...]] = {}
-        """Gifts by (giver, receiver, serial), until the giver has the receipt: it lists them so long."""
+        """Gifts by (giver, receiver, serial) that the giver lists: it has no word yet of their arrival."""
         self._known_lost: set[tuple[Incarnation, Incarnation]] = set()
         """(worker, peer): the worker was told that the peer is dead, and ignores what it still hears."""
 
@@ -148,6 +148,13 @@ class Pool:
 
     def delivered(self, sender: Incarnation, to: Incarnation, fact: facts.Fact) -> None:
         match fact:
+            case (
+                facts.PagesOffered() | facts.OfferAnswered() | facts.ClaimReleased() | facts.PagesGiven()
+            ) if fact.taken:
+                self._receipted(to, sender, fact.taken)
+            case _:
+                pass
+        match fact:
             case facts.OfferAnswered():
                 if (to, sender) not in self._known_lost:
                     self._withdrawn((to, sender, fact.request, fact.attempt, fact.first_page))
@@ -155,8 +162,6 @@ class Pool:
             case facts.PagesGiven():
                 if (to, sender) not in self._known_lost:
                     self._received(sender, to, fact.pages)
-            case facts.PagesTaken():
-                self._unreceipted.pop((to, fact.sender, fact.serial), None)
             case facts.ContextReturned():
                 # Said before the loan was made, where the reader was released while it asked for one.
                 for held in self.pages:
@@ -248,6 +253,13 @@ class Pool:
             if page.offers or page.readers() or page.afar or page.arriving:
                 raise Violation("gift of a claimed page", f"{giver} gives page {number}")
             page.owner, page.giver, page.receiver = None, giver, receiver
+
+    def _receipted(self, giver: Incarnation, receiver: Incarnation, taken: int) -> None:
+        for key in [key for key in self._unreceipted if key[:2] == (giver, receiver) and key[2] <= taken]:
+            for number in self._unreceipted.pop(key):
+                page = self.pages[number]
+                if (page.giver, page.receiver) == (giver, receiver):
+                    raise Violation("receipt before the gift", f"{receiver} of page {number} of {giver}")
 
     def _received(self, giver: Incarnation, receiver: Incarnation, pages: tuple[int, ...]) -> None:
         for number in pages:

@@ -47,9 +47,7 @@ class World:
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
         self.observers: list[Observer] = []
-        self.transfers = Transfers(
-            scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of
-        )
+        self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
         self.driver.parties[TRANSFERS] = self.transfers
         self.supervisor = Supervisor(scenario, self)
         self.driver.parties[SUPERVISOR] = self.supervisor
@@ -143,9 +141,7 @@ class World:
                     self.loops[seat.name].pause(action.request, action.attempt)
                 case actions.FenceWorker():
                     self.supervisor.fence(now_ns, action.worker)
-                case (
-                    actions.OpenClaim() | actions.CloseClaim() | actions.PullPages() | actions.CancelPull()
-                ):
+                case actions.OpenClaim() | actions.CloseClaim() | actions.PullPages() | actions.CancelPull():
                     self.transfers.perform(seat.name, action)
                 case _:
                     raise Violation("world cannot perform it", repr(action))

@@ -174,8 +174,6 @@ def reads_offered_pages_where_they_lie(trial: WorkerTrial) -> None:
         require(all(page < GRANTED for page in answer.deposit), "pays with pages it does not own")
     require(first.serial != second.serial, "numbers two deposits alike")
     one(said, facts.StreamEnded)
-    trial.tell(facts.PagesTaken(sender=PEER, serial=first.serial))
-    trial.tell(facts.PagesTaken(sender=PEER, serial=second.serial))
     trial.home()
 
 
@@ -192,8 +190,6 @@ def offers_every_page_once(trial: WorkerTrial) -> None:
     require(end == 6, f"offers {end} of 6 pages")
     for serial, offer in enumerate(offers, 1):
         said = trial.tell(trial.answer(offer, serial))
-        receipt = one(said, facts.PagesTaken)
-        require(receipt.serial == serial, "gives a receipt for another deposit")
     finished = one(said, facts.PrefillFinished)
     require(finished.handoff_pages == 6, f"reports {finished.handoff_pages} of 6 pages handed over")
     trial.home()
@@ -205,11 +201,10 @@ def pays_deposits_back(trial: WorkerTrial) -> None:
         trial.tell(trial.answer(offer, serial))
     pages = tuple(page for offer in offers for page in offer.pages)
     given = heard(trial.tell(facts.ClaimReleased(sender=PEER, pages=pages)), facts.PagesGiven)
+    require(given[-1:] != [] and given[-1].taken == len(offers), "does not say which deposits have arrived")
     back = [page for gift in given for page in gift.pages]
     require(len(back) == len(pages), f"pays {len(back)} pages back for {len(pages)}")
     require(len(set(back)) == len(back), "pays with the same page twice")
-    for gift in given:
-        trial.tell(facts.PagesTaken(sender=PEER, serial=gift.serial))
     trial.home()
 
 
@@ -280,7 +275,6 @@ def survives_its_peer(trial: WorkerTrial) -> None:
     trial.tell(trial.target())
     trial.tell(trial.fixed(4 * trial.page_tokens, PEER))
     answer = one(trial.tell(trial.offer((70, 71))), facts.OfferAnswered)
-    trial.tell(facts.PagesTaken(sender=PEER, serial=answer.serial))
     stated = one(trial.tell(facts.PeerLost(worker=PEER)), facts.OwnershipStated)
     owned, claimed = from_extents(stated.owned), from_extents(stated.claimed)
     require(claimed == [70, 71], f"claims {claimed} of the lost worker, not the 2 pages it reads")
@@ -299,7 +293,7 @@ def trades_nothing_while_an_estate_is_open(trial: WorkerTrial) -> None:
     trial.tell(trial.fixed(4 * trial.page_tokens, PEER))
     trial.tell(facts.PeerLost(worker=OTHER))
     said = trial.tell(trial.offer((70, 71)))
-    none(said, facts.OfferAnswered, facts.PagesGiven, facts.PagesTaken)
+    none(said, facts.OfferAnswered, facts.PagesGiven)
     said = trial.tell(facts.EstateSettled(lost=OTHER, inherited=()))
     one(said, facts.OfferAnswered)
     trial.tell(trial.release())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diptych.core.errors import DiptychError
 
-__all__ = ["FrameTooLong", "MalformedMessage", "TruncatedFrame", "WireError"]
+__all__ = ["FrameTooLong", "MalformedMessage", "SessionOverflow", "TruncatedFrame", "WireError"]
 
 
 class WireError(DiptychError):
@@ -27,3 +27,10 @@ class TruncatedFrame(WireError):
 class MalformedMessage(WireError):
     def __init__(self, why: str) -> None:
         super().__init__(f"malformed message: {why}")
+
+
+class SessionOverflow(WireError):
+    """A peer lets more messages wait than a session keeps for it."""
+
+    def __init__(self, messages: int, limit: int) -> None:
+        super().__init__(f"{messages} messages are not acknowledged by the peer, the limit is {limit}")

@@ -10,8 +10,9 @@ from bisect import insort
 from diptych.core.actions import Action, Send
 from diptych.core.config import SECOND_NS, ControlConfig
 from diptych.core.control.fleet import Fleet, WorkerView
+from diptych.core.control.need import Need, Route
 from diptych.core.control.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
-from diptych.core.control.router import Need, Route, Router
+from diptych.core.control.router import Router
 from diptych.core.facts import (
     Fact,
     PrefillRequested,

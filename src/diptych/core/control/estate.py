@@ -20,10 +20,9 @@ from diptych.core.facts import (
     OwnershipStated,
     PagesGiven,
     PagesGranted,
-    PagesTaken,
     PeerLost,
 )
-from diptych.core.ids import CONTROL, Extents, Incarnation, from_extents, to_extents, worker_name
+from diptych.core.ids import Extents, Incarnation, from_extents, to_extents, worker_name
 
 NOBODY: Incarnation = ""
 
@@ -103,7 +102,6 @@ class Estate:
         owners have not stated theirs yet, the pages turn up as nobody's when they do."""
         if self.unowned is not None:
             self.unowned.extend(fact.pages)
-        self._send(fact.sender, PagesTaken(sender=CONTROL, serial=fact.serial))
         self._advance()
 
     # ---- settlement -------------------------------------------------------------------------------
@@ -203,5 +201,5 @@ class Estate:
         del self.unowned[:count]
         return pages
 
-    def _send(self, worker: Incarnation, fact: EstateSettled | PagesGranted | PagesTaken | PeerLost) -> None:
+    def _send(self, worker: Incarnation, fact: EstateSettled | PagesGranted | PeerLost) -> None:
         self.outbox.append(Send(to=worker, fact=fact))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.core.control.router import Need
+from diptych.core.control.need import Need
 from diptych.core.facts import AttemptRecord, PrefillFinished, RequestArrived, RequestRecord, SequenceStart
 from diptych.core.ids import Attempt, Incarnation, worker_name
 from diptych.core.recipe import Recipe

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from diptych.core.config import ControlConfig
 from diptych.core.control.fleet import DECODE, PREFILL, Fleet, WorkerView
-from diptych.core.facts import RequestArrived
-from diptych.core.ids import Incarnation
-from diptych.core.recipe import Recipe, numerics_at, numerics_of, run_end
+from diptych.core.control.need import Need, Quote, Route
+from diptych.core.recipe import numerics_at, numerics_of, run_end
 
 DECODE_DUTY = 2.0
 """Prompt work on a worker that prefers decoding costs so much more than its time."""
@@ -34,48 +31,6 @@ LOAD_STEPS = 16
 """Steps by which the load of one more stream is weighed."""
 WAITING_STEPS = 64
 """Steps after which one of those that wait for a target's pages is likely to get some."""
-
-
-class Route(msgspec.Struct):
-    target: WorkerView
-    source: WorkerView | None
-    split: int
-    """Prompt tokens that come from the source, or are held by the target already."""
-    cost_ns: int
-    source_rate: float = 0.0
-    """Nanoseconds for each prompt token that the source was taken to need."""
-    other_ns: int | None = None
-    """Cost of the best choice of the other kind: without a source, or with one."""
-
-
-class Need(msgspec.Struct, frozen=True):
-    """What a request asks of its workers."""
-
-    model: str
-    prompt_tokens: int
-    border: int
-    """Last page border before the last prompt token."""
-    split_max: int
-    """Neither split nor prefix reuse passes it (echo with log-probabilities)."""
-    known_tokens: int
-    """Prompt and emitted tokens: what a target must have computed before it can go on."""
-    recipe: Recipe
-    arrived: RequestArrived
-    avoid: tuple[Incarnation, ...] = ()
-    """Sources whose pages this request could not get over to its target."""
-
-
-class Quote(msgspec.Struct, frozen=True):
-    """What one worker is taken to have and cost for one request."""
-
-    view: WorkerView
-    held: int
-    """Prompt tokens it probably caches, as far as the request may use them."""
-    rate: int
-    """Nanoseconds for each prompt token, as last measured: what it costs as a target."""
-    hope: float
-    """The same as it is taken for a source: less, the longer nobody has measured it."""
-    load: int
 
 
 class Router:
@@ -190,7 +145,7 @@ class Router:
         cost: float = target.load + rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
         if view.role == DECODE:
             cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
-        ahead: float = rate * view.pending_tokens
+        ahead = float(rate * view.pending_tokens)
         if source is not None:
             tokens = max(0, split - max(source.held, target.held))
             duty = DECODE_DUTY if source.view.role == DECODE else 1.0

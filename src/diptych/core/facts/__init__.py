@@ -28,7 +28,6 @@ from diptych.core.facts.handoff import (
     OfferAnswered,
     PagesGiven,
     PagesOffered,
-    PagesTaken,
 )
 from diptych.core.facts.host import (
     ConnectionLost,
@@ -100,7 +99,6 @@ __all__ = [
     "PagesGranted",
     "PagesOffered",
     "PagesPulled",
-    "PagesTaken",
     "PeerLost",
     "PrefillFinished",
     "PrefillRequested",

@@ -1,4 +1,9 @@
-"""What workers tell each other: offers, answers, context loans, deposits."""
+"""What workers tell each other: offers, answers, context loans, deposits.
+
+Whoever gives pages away lists them as its own until it knows that they have arrived. The receiver says so
+with `taken` in whatever it tells the giver next, for all gifts up to that serial: gifts of one worker to
+another arrive in order.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ class PagesOffered(RequestFact, frozen=True):
     first_page: int
     """Index of the first one in the prompt."""
     pages: Pages
+    taken: int = 0
     claim: int = 0
     """Not 0: the receiver shares no pool with the sender, and pulls the pages under this claim."""
 
@@ -49,6 +55,7 @@ class OfferAnswered(RequestFact, frozen=True):
     kept: Pages
     deposit: Pages
     serial: int
+    taken: int = 0
 
 
 class ClaimReleased(Fact, frozen=True):
@@ -56,6 +63,7 @@ class ClaimReleased(Fact, frozen=True):
 
     sender: Incarnation
     pages: Pages
+    taken: int = 0
 
 
 class PagesGiven(Fact, frozen=True):
@@ -64,10 +72,4 @@ class PagesGiven(Fact, frozen=True):
     sender: Incarnation
     pages: Pages
     serial: int
-
-
-class PagesTaken(Fact, frozen=True):
-    """Receipt for pages that changed owner by `OfferAnswered` or `PagesGiven`."""
-
-    sender: Incarnation
-    serial: int
+    taken: int = 0

@@ -5,7 +5,7 @@ Every page of a pool has one owner, and only the owner writes it. A worker's pag
     free       nobody's content
     private    written by, or set aside for, one task (not in the prefix tree)
     in the tree   sealed: pinned by live tasks, lent to claimants, or idle (the cache)
-    given      on the way to another worker, still listed as ours until its receipt comes
+    given      on the way to another worker, listed until it says that they have arrived
 
 and beside them the tree holds *foreign* pages: sealed pages of other workers that this one has claimed
 and paid for with as many of its own. That deposit comes back when the claim ends, so every worker's
@@ -28,7 +28,6 @@ from diptych.core.facts import (
     Fact,
     OwnershipStated,
     PagesGiven,
-    PagesTaken,
 )
 from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, from_extents, to_extents
 from diptych.core.pages.counts import PageCounts
@@ -50,7 +49,8 @@ class Ledger:
         """Pages that targets and debts leave available, so that a prefill can always go on."""
         self.granted = 0
         """Pages this worker was granted and has not lost: its room."""
-        self.given: dict[int, tuple[Incarnation, Pages]] = {}
+        self.given: dict[Incarnation, deque[tuple[int, Pages]]] = {}
+        """(serial, pages) of gifts to each worker that it has not said it has, in order."""
         self.debts: dict[Incarnation, int] = {}
         """Deposits to pay back as soon as pages are free."""
         self.owed: dict[Incarnation, int] = {}
@@ -159,11 +159,15 @@ class Ledger:
     # ---- changing hands ---------------------------------------------------------------------------
 
     def give_private(self, to: Incarnation, pages: list[int]) -> int:
-        """Private pages become another worker's when its receipt comes. Returns the serial."""
-        serial = self.next_serial()
+        """Private pages are on their way to another worker. Returns the serial."""
         self.private -= len(pages)
-        if pages:
-            self.given[serial] = (to, tuple(pages))
+        return self._give(to, tuple(pages)) if pages else self.next_serial()
+
+    def _give(self, to: Incarnation, pages: Pages) -> int:
+        """What goes to control needs no receipt: control has it before it reads any later statement."""
+        serial = self.next_serial()
+        if to != CONTROL:
+            self.given.setdefault(to, deque()).append((serial, pages))
         return serial
 
     def receive(self, sender: Incarnation, pages: Pages, serial: int) -> None:
@@ -172,15 +176,22 @@ class Ledger:
             return
         self.free.extend(pages)
         self.received[sender] = serial
-        self._send(sender, PagesTaken(sender=self.worker, serial=serial))
 
-    def receipt(self, serial: int) -> None:
-        self.given.pop(serial, None)
+    def taken_from(self, giver: Incarnation) -> int:
+        """Serial of the last gift that may be called received: none while an estate is settled, where a
+        gift is the receiver's if it had arrived when the receiver made its statement."""
+        return 0 if self.frozen else self.received.get(giver, 0)
+
+    def receipt(self, receiver: Incarnation, taken: int) -> None:
+        """It has all gifts up to this serial."""
+        gifts = self.given.get(receiver)
+        while gifts and gifts[0][0] <= taken:
+            gifts.popleft()
 
     def release_claim(self, owner: Incarnation, pages: Pages) -> None:
         """Foreign pages that left the tree: tell their owner, who owes us as many."""
         self.owed[owner] = self.owed.get(owner, 0) + len(pages)
-        self._send(owner, ClaimReleased(sender=self.worker, pages=pages))
+        self._send(owner, ClaimReleased(sender=self.worker, pages=pages, taken=self.taken_from(owner)))
 
     def paid_back(self, sender: Incarnation, pages: Pages, serial: int) -> None:
         self.owed[sender] -= len(pages)
@@ -203,13 +214,15 @@ class Ledger:
             payable = min(debt, max(0, self.available() - self.keep))
             paid = self._pop(payable) if self._make_room(payable, 0) else []
             if paid:
-                serial = self.next_serial()
-                self.given[serial] = (creditor, tuple(paid))
-                self._send(creditor, PagesGiven(sender=self.worker, pages=tuple(paid), serial=serial))
+                self._pay(creditor, tuple(paid))
             if len(paid) == debt:
                 del self.debts[creditor]
             else:
                 self.debts[creditor] = debt - len(paid)
+
+    def _pay(self, creditor: Incarnation, pages: Pages) -> None:
+        serial, taken = self._give(creditor, pages), self.taken_from(creditor)
+        self._send(creditor, PagesGiven(sender=self.worker, pages=pages, serial=serial, taken=taken))
 
     def _send(self, to: Incarnation, fact: Fact) -> None:
         self.send_ownership(Send(to=to, fact=fact))
@@ -238,17 +251,17 @@ class Ledger:
             if debt:
                 self.debts[CONTROL] = self.debts.get(CONTROL, 0) + debt
             self.received.pop(lost, None)
-            self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != lost}
+            self.given.pop(lost, None)
             self._held_back = deque(send for send in self._held_back if send.to != lost)
             short = self.owed.get(lost, 0)
-        gifts = ((to, serial, to_extents(list(pages))) for serial, (to, pages) in self.given.items())
+        gifts = ((to, serial, pages) for to, sent in self.given.items() for serial, pages in sent)
         return OwnershipStated(
             worker=self.worker,
             lost=lost,
-            owned=to_extents(self._at_hand()),
+            owned=to_extents(self.at_hand()),
             claimed=to_extents(self.tree.foreign(lost)),
             short=short,
-            given=tuple(gift for gift in gifts if gift[0] != CONTROL),
+            given=tuple((to, serial, to_extents(list(pages))) for to, serial, pages in gifts),
             received=tuple(self.received.items()),
         )
 
@@ -283,13 +296,12 @@ class Ledger:
         """Estates that the old control was settling start afresh with the next one; what was on its
         way to it is nobody's, and the next one will find it so."""
         self.frozen = {}
-        self.given = {serial: gift for serial, gift in self.given.items() if gift[0] != CONTROL}
         while self._held_back:
             self.outbox.append(self._held_back.popleft())
 
     def peers(self) -> tuple[Incarnation, ...]:
         """Workers that the books name, alive or not."""
-        names = dict.fromkeys([*self.debts, *self.owed, *(to for to, _ in self.given.values())])
+        names = dict.fromkeys([*self.debts, *self.owed, *(to for to, gifts in self.given.items() if gifts)])
         for node in self.tree.nodes():
             names.update(node.lent)
             if node.owner is not None:
@@ -299,21 +311,10 @@ class Ledger:
 
     # ---- books ------------------------------------------------------------------------------------
 
-    def owned_pages(self) -> list[int]:
-        """Every page of ours, those on their way included. What goes to control is not: control has
-        it before it reads any later statement of ours."""
-        pages = self._at_hand()
-        for to, given in self.given.values():
-            if to != CONTROL:
-                pages += given
-        return pages
-
-    def _at_hand(self) -> list[int]:
+    def at_hand(self) -> list[int]:
+        """Every page of ours but those on their way to others."""
         own = [page for page, node in self.tree.node_at.items() if node.owner is None]
         return [*self.free, *self._private_pages(), *own]
-
-    def owned(self) -> Extents:
-        return to_extents(self.owned_pages())
 
     def counts(self) -> PageCounts:
         held = self.private + self.tree.pinned_pages
@@ -327,10 +328,10 @@ class Ledger:
         private = self._private_pages()
         if len(private) != self.private:
             raise BrokenInvariant(self.worker, f"{self.private} private pages booked, {len(private)} found")
-        owned = self.owned_pages()
+        # A page that was given away may be back, or be read as the receiver's, before word of its arrival.
+        owned = self.at_hand()
         if len(owned) != len(set(owned)):
             raise BrokenInvariant(self.worker, "a page is booked twice")
-        # A page may come back as the receiver's offer while its receipt is still under way.
         foreign = [page for page, node in self.tree.node_at.items() if node.owner is not None]
-        if not set(self._at_hand()).isdisjoint(foreign):
+        if not set(owned).isdisjoint(foreign):
             raise BrokenInvariant(self.worker, "a claimed page is booked as owned")

@@ -58,7 +58,9 @@ class Fetch:
             mine = pages[index - end + len(pages) : stop - end + len(pages)]
             numerics = numerics_at(task.recipe, index * tokens)
             assert task.leaf is not None
-            task.leaf, standing = self.ledger.seal(task.leaf, task.ask.page_hashes[index:stop], mine, numerics)
+            task.leaf, standing = self.ledger.seal(
+                task.leaf, task.ask.page_hashes[index:stop], mine, numerics
+            )
             task.shared += standing
             index = stop
         task.sealed = end

@@ -29,7 +29,6 @@ from diptych.core.facts import (
     PagesGranted,
     PagesOffered,
     PagesPulled,
-    PagesTaken,
     PeerLost,
     PrefillRequested,
     PullConfirmed,
@@ -41,15 +40,16 @@ from diptych.core.facts import (
     StepsRan,
     TargetRequested,
     WorkerBeat,
-    WorkerJoined,
 )
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.ledger import Ledger
 from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.exchange import Exchange
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
-from diptych.core.worker.pulls import Pull, Pulls
+from diptych.core.worker.introduction import introduce
+from diptych.core.worker.pulls import Pulls
 from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
@@ -64,11 +64,11 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
         self.ledger = Ledger(config.worker, config.page_tokens, self._private_pages)
-        self.pulls = Pulls(config, self.ledger)
-        self.grants = Grants(config, self.ledger)
-        fetch = Fetch(config, self.ledger, self.pulls)
-        self.sources = Sources(config, self.ledger, fetch, self.grants)
-        self.targets = Targets(config, self.ledger, fetch, self.grants)
+        pulls, grants = Pulls(config, self.ledger), Grants(config, self.ledger)
+        fetch = Fetch(config, self.ledger, pulls)
+        self.sources = Sources(config, self.ledger, fetch, grants)
+        self.targets = Targets(config, self.ledger, fetch, grants)
+        self.exchange = Exchange(config, pulls, grants, self.sources, self.targets)
         self.rates = Rates(config.prefill_ns_per_token, config.decode_ns_per_step)
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []
@@ -98,10 +98,10 @@ class Worker:
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        if not self.grants.open and not self.pulls.open:
+        wait_ns = self.exchange.next_deadline_ns()
+        if wait_ns is None or (self._beat_at_ns is not None and self._beat_at_ns < wait_ns):
             return self._beat_at_ns
-        times = (self._beat_at_ns, self.grants.next_expiry_ns(), self.pulls.next_expiry_ns())
-        return min((time for time in times if time is not None), default=None)
+        return wait_ns
 
     def pages(self) -> PageCounts:
         return self.ledger.counts()
@@ -121,7 +121,7 @@ class Worker:
             pages += target.private_pages()
         for source in self.sources.tasks.values():
             pages += source.private_pages()
-        pages += self.pulls.private_pages()
+        pages += self.exchange.pulls.private_pages()
         return pages
 
     # ---- work -------------------------------------------------------------------------------------
@@ -256,6 +256,14 @@ class Worker:
     def _target_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.targets.step(now_ns, fact)
 
+    def _pages_offered(self, now_ns: int, fact: PagesOffered) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
+        self.targets.step(now_ns, fact)
+
+    def _offer_answered(self, now_ns: int, fact: OfferAnswered) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
+        self.sources.step(now_ns, fact)
+
     def _released(self, now_ns: int, fact: RequestReleased) -> None:
         self.sources.step(now_ns, fact)
         self.targets.step(now_ns, fact)
@@ -265,37 +273,17 @@ class Worker:
             self._end_run()
 
     def _claim_released(self, now_ns: int, fact: ClaimReleased) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
         if fact.sender not in self.ledger.lost:
             self.ledger.claim_ended(fact.sender, fact.pages)
 
     def _pages_given(self, now_ns: int, fact: PagesGiven) -> None:
+        self.ledger.receipt(fact.sender, fact.taken)
         if fact.sender not in self.ledger.lost:
             self.ledger.paid_back(fact.sender, fact.pages, fact.serial)
 
-    def _pages_taken(self, now_ns: int, fact: PagesTaken) -> None:
-        self.ledger.receipt(fact.serial)
-
-    def _pulled(self, now_ns: int, fact: PagesPulled) -> None:
-        self._fetched(now_ns, self.pulls.pulled(now_ns, fact))
-
-    def _pull_confirmed(self, now_ns: int, fact: PullConfirmed) -> None:
-        self._fetched(now_ns, self.pulls.confirmed(fact))
-
-    def _fetched(self, now_ns: int, pull: Pull | None) -> None:
-        if pull is None:
-            return
-        if pull.key in self.sources.tasks:
-            self.sources.context_fetched(now_ns, pull)
-        else:
-            self.targets.fetched(now_ns, pull)
-
-    def _pull_ended(self, now_ns: int, fact: PullEnded) -> None:
-        grant = self.grants.ended(fact)
-        if grant is not None:
-            self.sources.grant_ended(now_ns, grant, held=True)
-
-    def _claims_renewed(self, now_ns: int, fact: ClaimsRenewed) -> None:
-        self.grants.renew(now_ns, fact)
+    def _exchange_fact(self, now_ns: int, fact: Fact) -> None:
+        self.exchange.step(now_ns, fact)
 
     def _pages_granted(self, now_ns: int, fact: PagesGranted) -> None:
         self.ledger.grant(fact.pages, fact.room)
@@ -312,43 +300,22 @@ class Worker:
             return
         if fact.worker:
             self.sources.peer_lost(now_ns, fact.worker)
-            self.targets.peer_lost(fact.worker)
+            self.targets.loans.peer_lost(fact.worker)
         self._tell_control(self.ledger.freeze(fact.worker))
 
     def _estate_settled(self, now_ns: int, fact: EstateSettled) -> None:
         self.ledger.thaw(fact)
 
     def _control_joined(self, now_ns: int, fact: ControlJoined) -> None:
-        config = self.config
         self._control = True
-        self._beat_at_ns = now_ns + config.beat_ns
-        self._tell_control(
-            WorkerJoined(
-                worker=config.worker,
-                host=config.host,
-                role=config.role,
-                engine=config.engine,
-                models=config.models,
-                numerics=config.numerics,
-                formats=config.formats,
-                page_tokens=config.page_tokens,
-                context_tokens_max=config.context_tokens_max,
-                samples=config.samples,
-                invariant_rows=config.invariant_rows,
-                prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
-                decode_ns_per_step=int(self.rates.decode_ns_per_step),
-                room=self.ledger.granted,
-                transports=config.transports,
-                peers=self._peers(),
-                streams=tuple(
-                    key for key, task in self.targets.streams.running.items() if task.state is RUNNING
-                ),
-            )
-        )
+        self._beat_at_ns = now_ns + self.config.beat_ns
+        running = self.targets.streams.running
+        streams = tuple(key for key, task in running.items() if task.state is RUNNING)
+        self._tell_control(introduce(self.config, self.rates, self.ledger.granted, self._peers(), streams))
 
     def _peers(self) -> tuple[Incarnation, ...]:
         """Everybody whose death this worker must hear of."""
-        readers = (reader for _, reader in self.targets.loans)
+        readers = (reader for _, reader in self.targets.loans.open)
         targets = (target for target, _ in self.sources.offers.values())
         return tuple(dict.fromkeys((*self.ledger.peers(), *readers, *targets)))
 
@@ -361,15 +328,12 @@ class Worker:
         self.targets.control_lost(now_ns)
 
     def _deadline_passed(self, now_ns: int, fact: DeadlinePassed) -> None:
-        for grant in self.grants.expire(now_ns):
-            self.sources.grant_ended(now_ns, grant, held=False)
-        for pull in self.pulls.expire(now_ns):
-            self._fetched(now_ns, pull)
+        self.exchange.time_passed(now_ns)
         if self._beat_at_ns is None or now_ns < self._beat_at_ns:
             return
         self._beat_at_ns = now_ns + self.config.beat_ns
         self._beaten_ns = now_ns
-        self.pulls.renew()
+        self.exchange.pulls.renew()
         counts = self.ledger.counts()
         run = self.run
         overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)
@@ -394,7 +358,7 @@ class Worker:
     def _driver_stalled(self, now_ns: int, fact: DriverStalled) -> None:
         """A worker judges nobody but readers of other pools by time; control hears of it by the beat
         that follows."""
-        self.grants.excuse(fact.duration_ns)
+        self.exchange.grants.excuse(fact.duration_ns)
         if self._beat_at_ns is not None:
             self._beat_at_ns = now_ns
 
@@ -406,22 +370,21 @@ W = Worker
 _ROWS: dict[type[Fact], Callable[..., None]] = {
     StepsRan: W._steps_ran,
     PrefillRequested: W._source_fact,
-    OfferAnswered: W._source_fact,
+    OfferAnswered: W._offer_answered,
     ContextLent: W._source_fact,
-    PagesPulled: W._pulled,
-    PullEnded: W._pull_ended,
-    PullConfirmed: W._pull_confirmed,
-    ClaimsRenewed: W._claims_renewed,
+    PagesPulled: W._exchange_fact,
+    PullEnded: W._exchange_fact,
+    PullConfirmed: W._exchange_fact,
+    ClaimsRenewed: W._exchange_fact,
     TargetRequested: W._target_fact,
     RecipeFixed: W._target_fact,
     SourceLost: W._target_fact,
-    PagesOffered: W._target_fact,
+    PagesOffered: W._pages_offered,
     ContextNeeded: W._target_fact,
     ContextReturned: W._target_fact,
     RequestReleased: W._released,
     ClaimReleased: W._claim_released,
     PagesGiven: W._pages_given,
-    PagesTaken: W._pages_taken,
     PagesGranted: W._pages_granted,
     PeerLost: W._peer_lost,
     EstateSettled: W._estate_settled,

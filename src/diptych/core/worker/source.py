@@ -115,9 +115,7 @@ class Sources:
                 self.ledger.unpin(leaf)
                 if ask.split // tokens <= self.ledger.granted - self.ledger.keep:
                     return
-                self.line.pop(0)
-                del self.tasks[task.key]
-                self._fail(task, f"a prefix of {ask.split} tokens does not fit its pool")
+                self._give_up(task, f"a prefix of {ask.split} tokens does not fit its pool")
                 continue
             self.line.pop(0)
             task.leaf, task.pages, task.spare = leaf, pages, spare
@@ -125,6 +123,22 @@ class Sources:
             task.computed = task.cached * tokens
             task.offered = ask.held_tokens // tokens
             self._begin(now_ns, task, task.offered)
+
+    def expire(self, now_ns: int) -> None:
+        """Two workers may each be full of targets that wait for the other as their source: who waits
+        for pages as long as a lease sends the request back."""
+        while self.line and self._oldest().asked_ns + self.config.claim_lease_ns <= now_ns:
+            self._give_up(self._oldest(), "no pages came free for it")
+
+    def next_expiry_ns(self) -> int | None:
+        return self._oldest().asked_ns + self.config.claim_lease_ns if self.line else None
+
+    def _oldest(self) -> Source:
+        return min(self.line, key=lambda task: task.asked_ns)
+
+    def _give_up(self, task: Source, why: str) -> None:
+        self._drop(task)
+        self._fail(task, why)
 
     def read_context(self, now_ns: int, task: Source, fact: ContextLent) -> None:
         if fact.claim:
@@ -182,6 +196,10 @@ class Sources:
             task.state = CLOSING
         else:
             self._drop(task)
+
+    def late_context(self, now_ns: int, task: Source | None, fact: ContextLent) -> None:
+        if fact.claim:
+            self.fetch.pulls.refuse(fact.sender, fact.claim)
 
     def ignore(self, now_ns: int, task: Source | None, fact: Fact) -> None:
         """Late, repeated or foreign: it changes nothing."""
@@ -268,6 +286,7 @@ class Sources:
                 sender=self.config.worker,
                 first_page=task.offered,
                 pages=pages,
+                taken=self.ledger.taken_from(task.ask.target) if not claim else 0,
                 claim=claim,
             ),
         )
@@ -304,6 +323,7 @@ class Sources:
         del self.tasks[task.key]
         if task.state is WAITING:
             self.line.remove(task)
+            self._act(DropRequest(request=task.ask.request, attempt=task.ask.attempt))
             return
         if not task.ask.shares_pool:
             self.grants.release(task.key)
@@ -358,41 +378,17 @@ class Sources:
 Row = Callable[..., None]
 """Called with (desk, now_ns, the task or None, fact)."""
 S = Sources
+LATE: dict[type[Fact], Row] = {
+    PrefillRequested: S.ignore,
+    ContextLent: S.late_context,
+    OfferAnswered: S.answer,
+    RequestReleased: S.release,
+}
 ROWS: dict[str, dict[type[Fact], Row]] = {
-    ABSENT: {
-        PrefillRequested: S.begin,
-        ContextLent: S.ignore,
-        OfferAnswered: S.answer,
-        RequestReleased: S.ignore,
-    },
-    WAITING: {
-        PrefillRequested: S.ignore,
-        ContextLent: S.ignore,
-        OfferAnswered: S.answer,
-        RequestReleased: S.release,
-    },
-    ASKING: {
-        PrefillRequested: S.ignore,
-        ContextLent: S.read_context,
-        OfferAnswered: S.answer,
-        RequestReleased: S.release,
-    },
-    COMPUTING: {
-        PrefillRequested: S.ignore,
-        ContextLent: S.ignore,
-        OfferAnswered: S.answer,
-        RequestReleased: S.release,
-    },
-    OFFERING: {
-        PrefillRequested: S.ignore,
-        ContextLent: S.ignore,
-        OfferAnswered: S.answer,
-        RequestReleased: S.release,
-    },
-    CLOSING: {
-        PrefillRequested: S.ignore,
-        ContextLent: S.ignore,
-        OfferAnswered: S.answer,
-        RequestReleased: S.ignore,
-    },
+    ABSENT: {**LATE, PrefillRequested: S.begin, RequestReleased: S.ignore},
+    WAITING: LATE,
+    ASKING: {**LATE, ContextLent: S.read_context},
+    COMPUTING: LATE,
+    OFFERING: LATE,
+    CLOSING: {**LATE, RequestReleased: S.ignore},
 }

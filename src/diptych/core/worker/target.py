@@ -13,7 +13,6 @@ from diptych.core.actions import Action, DropRequest, PauseStream, Send
 from diptych.core.config import WorkerConfig
 from diptych.core.errors import ImpossibleFact
 from diptych.core.facts import (
-    ContextLent,
     ContextNeeded,
     ContextReturned,
     Fact,
@@ -32,10 +31,10 @@ from diptych.core.facts import (
 )
 from diptych.core.ids import CONTROL, Incarnation, Pages
 from diptych.core.pages.ledger import Ledger
-from diptych.core.pages.node import Node
 from diptych.core.recipe import Recipe, join, numerics_at, run_end
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
+from diptych.core.worker.loans import Loans
 from diptych.core.worker.pulls import Pull
 from diptych.core.worker.sequence import CLOSING, FETCHING, RESERVED, RUNNING, WAITING, Key, Target
 from diptych.core.worker.stream import Streams
@@ -50,13 +49,11 @@ class Targets:
         self.config = config
         self.ledger = ledger
         self.fetch = fetch
-        self.grants = grants
         self.tasks: dict[Key, Target] = {}
         self.line: list[Target] = []
         """Those that wait for pages, by priority and age."""
         self.streams = Streams(config, ledger)
-        self.loans: dict[tuple[Key, Incarnation], Node] = {}
-        """Context that sources read: pinned until they say they are done, or are dead."""
+        self.loans = Loans(config, ledger, grants)
 
     # ---- facts ------------------------------------------------------------------------------------
 
@@ -235,6 +232,7 @@ class Targets:
             kept=kept,
             deposit=deposit,
             serial=serial,
+            taken=self.ledger.taken_from(sender),
         )
         self.ledger.send_ownership(Send(to=sender, fact=fact))
 
@@ -252,43 +250,13 @@ class Targets:
             self._state_reserved(task)
 
     def lend_context(self, now_ns: int, task: Target, fact: ContextNeeded) -> None:
-        """The source reads our pages where they lie; this very request keeps them pinned anyway, but
-        the loan outlives it where the source is slower than a cancel."""
-        pages = tuple(task.shared[fact.first_page : min(fact.end_page, task.sealed)])
-        if fact.pull:
-            claim = 0
-            if pages:
-                assert task.leaf is not None
-                claim = self.grants.grant(now_ns, fact.sender, task.key, task.leaf, pages)
-            self._lend(fact, pages, claim)
-            return
-        if pages and (task.key, fact.sender) not in self.loans:
-            assert task.leaf is not None
-            self.ledger.tree.pin(task.leaf)
-            self.loans[task.key, fact.sender] = task.leaf
-        self._lend(fact, pages)
+        self.loans.lend(now_ns, task, fact)
 
     def lend_nothing(self, now_ns: int, task: Target | None, fact: ContextNeeded) -> None:
-        if fact.sender not in self.ledger.lost:
-            self._lend(fact, ())
-
-    def _lend(self, fact: ContextNeeded, pages: Pages, claim: int = 0) -> None:
-        self._tell(
-            fact.sender,
-            ContextLent(
-                request=fact.request,
-                attempt=fact.attempt,
-                sender=self.config.worker,
-                first_page=fact.first_page,
-                pages=pages,
-                claim=claim,
-            ),
-        )
+        self.loans.refuse(fact)
 
     def end_loan(self, now_ns: int, task: Target | None, fact: ContextReturned) -> None:
-        leaf = self.loans.pop(((fact.request, fact.attempt), fact.sender), None)
-        if leaf is not None:
-            self.ledger.unpin(leaf)
+        self.loans.end((fact.request, fact.attempt), fact.sender)
 
     def release(self, now_ns: int, task: Target, fact: Fact) -> None:
         if self.streams.busy(task):
@@ -369,12 +337,6 @@ class Targets:
             self.ledger.unpin(task.leaf)
         self._refuse_early(task)
         self._act(DropRequest(request=task.ask.request, attempt=task.ask.attempt))
-
-    def peer_lost(self, lost: Incarnation) -> None:
-        for key, leaf in list(self.loans.items()):
-            if key[1] == lost:
-                del self.loans[key]
-                self.ledger.unpin(leaf)
 
     def control_lost(self, now_ns: int) -> None:
         """Streams go on; what has not started will be asked for again."""

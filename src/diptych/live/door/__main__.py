@@ -20,8 +20,16 @@ from diptych.core.ids import CONTROL
 from diptych.live.door.backend import FleetBackend
 from diptych.live.door.records import Records
 from diptych.live.host_link import HostLink, send_packet
-from diptych.live.launch import Connected, DoorLaunch, HostMessage, Served, StartFailed, StopAsked
-from diptych.live.peers import Peers
+from diptych.live.launch import (
+    Connected,
+    ConnectionCut,
+    DoorLaunch,
+    HostMessage,
+    Served,
+    StartFailed,
+    StopAsked,
+)
+from diptych.live.peers import REPLACED, Peers
 from diptych.live.process import run_child
 from diptych.models.errors import ModelError
 from diptych.models.resolve import TextModel, load_text
@@ -89,6 +97,8 @@ class Door:
     def _peer_closed(self, peer: str, why: str) -> None:
         if peer == CONTROL:
             self._backend.control_lost()
+        if why != REPLACED:
+            self._link.send(ConnectionCut(peer=peer))
 
 
 async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[int]) -> int:
