@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 
-from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import Failed, Outcome, simulate
+from diptych.sim.seeds.mixed import random_scenario
 
 
 def main(arguments: list[str] | None = None) -> int:
