@@ -119,7 +119,7 @@ def page_size() -> tuple[int, int]:
     """Bytes and tokens of a page of the embedded model."""
     from diptych.models.embedded import EMBEDDED_NAME
     from diptych.models.resolve import load_text
-    from diptych.wire.kv_format import panels
+    from diptych.wire.kv import panels
 
     config = load_text(EMBEDDED_NAME).config
     kv = panels(

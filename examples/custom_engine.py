@@ -27,7 +27,7 @@ from diptych.engine.interface import (
 from diptych.engine.sampling import Sampler, make_sampler, sample_rows, score_rows
 from diptych.engine.spans import check_spans
 from diptych.testing import check_engine
-from diptych.wire.kv_format import Factor, KvFormat
+from diptych.wire.kv import KvFormat, nhd
 
 VOCABULARY, DIM, PAGE_TOKENS = 64, 8, 16
 NUMERICS = "toy/float32/1"
@@ -68,16 +68,13 @@ class ToyEngine:
     @property
     def kv_format(self) -> KvFormat:
         """K and V alike: token by token, and each token's elements in order."""
-        block = (Factor("token", PAGE_TOKENS, 1), Factor("dim", DIM, 1))
-        return KvFormat(
+        return nhd(
             model="toy",
             layers=1,
             kv_heads=1,
             head_dim=DIM,
-            dtype="float32",
             page_tokens=PAGE_TOKENS,
-            key_block=block,
-            value_block=block,
+            dtype="float32",
             rope_applied=False,
         )
 

@@ -1,4 +1,4 @@
-"""How often a worker tells control how it is: at once after news, seldom when idle."""
+"""How often a worker tells control how it is: seldom, and at once where its speed is not what it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.core import facts
 from diptych.core.config import SECOND_NS
-from diptych.core.worker.machine import BUSY_BEAT_NS
+from diptych.core.worker.machine import BEATS_APART_NS
 
 
 def beats_until(table: Any, end_ns: int) -> int:
@@ -33,8 +33,39 @@ def test_granted_pages_are_shown_at_once(table: Callable[..., Any]) -> None:
     assert beat.pages_free == fresh.pages
 
 
-def test_news_are_told_within_a_busy_beat(table: Callable[..., Any]) -> None:
+def speed_beat(worker: Any, duration_ns: int) -> int | None:
+    """Runs a prompt of 8 tokens a step through the worker; when it wants to beat because of its speed."""
+    worker.ask(tokens=33)
+    worker.fix()
+    run, worker.run = worker.run, None
+    worker.say(facts.StepsRan(run=run.run, steps=1, duration_ns=duration_ns))
+    return worker.machine.next_deadline_ns()
+
+
+def test_what_others_can_see_is_no_reason_to_beat_early(table: Callable[..., Any]) -> None:
     worker = table(beat_ns=SECOND_NS)
     beats_until(worker, 2 * SECOND_NS)
+    due_ns = worker.machine.next_deadline_ns()
     worker.ask()
-    assert worker.machine.next_deadline_ns() <= worker.now_ns + BUSY_BEAT_NS
+    worker.fix()
+    worker.ran()
+    assert worker.machine.next_deadline_ns() == due_ns
+
+
+def test_a_speed_that_moved_is_told_soon_and_not_again(table: Callable[..., Any]) -> None:
+    worker = table(beat_ns=SECOND_NS, chunk_tokens=32, prefill_ns_per_token=1_000_000)
+    beats_until(worker, 2 * SECOND_NS)
+    due_ns = speed_beat(worker, 64_000_000)
+    assert due_ns is not None
+    assert due_ns <= worker.now_ns + BEATS_APART_NS
+    worker.now_ns = due_ns
+    beat = next(fact for fact in worker.say(facts.DeadlinePassed()) if isinstance(fact, facts.WorkerBeat))
+    assert beat.prefill_ns_per_token == 2_000_000
+    assert worker.machine.next_deadline_ns() == worker.now_ns + SECOND_NS
+
+
+def test_a_speed_that_moved_a_little_waits_for_the_next_beat(table: Callable[..., Any]) -> None:
+    worker = table(beat_ns=SECOND_NS, chunk_tokens=32, prefill_ns_per_token=1_000_000)
+    beats_until(worker, 2 * SECOND_NS)
+    due_ns = worker.machine.next_deadline_ns()
+    assert speed_beat(worker, 38_000_000) == due_ns

@@ -7,7 +7,7 @@ from worker_fakes import FORMATS, POOL_PAGES, FakeHost
 
 from diptych.engine.interface import Span
 from diptych.live.engines import Rates, build_engine, first_rates, worker_config
-from diptych.wire.kv_format import KvFormat
+from diptych.wire.kv import decode_format, encode_format
 
 
 def test_first_rates_are_what_the_engine_costs_and_leave_the_pool_alone() -> None:
@@ -63,9 +63,9 @@ def test_the_machine_never_asks_for_more_than_the_engine_takes() -> None:
 def test_pages_of_another_model_are_refused_by_field() -> None:
     host = FakeHost()
     launch = host.launch("both-0@1")
-    kv_format = msgspec.msgpack.decode(launch.model.kv_format, type=KvFormat)
+    kv_format = decode_format(launch.model.kv_format)
     other = msgspec.structs.replace(kv_format, model="another")
-    model = msgspec.structs.replace(launch.model, kv_format=msgspec.msgpack.encode(other))
+    model = msgspec.structs.replace(launch.model, kv_format=encode_format(other))
     with pytest.raises(ValueError, match="its pages differ from the pool's in `model`"):
         build_engine(msgspec.structs.replace(launch, model=model), {})
     host.close()

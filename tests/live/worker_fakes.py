@@ -21,6 +21,7 @@ from diptych.live.pool import create_pool
 from diptych.live.token_table import create_token_table
 from diptych.models.scripted import scripted_text
 from diptych.wire.frames import FrameBuffer, PauseFrame, StreamFrame, TokensFrame
+from diptych.wire.kv import encode_format
 from diptych.wire.messages import Message, Streamed, Told, decode, encode
 
 PAGE_TOKENS = 16
@@ -137,7 +138,7 @@ class FakeHost:
             fingerprint=self.engine.kv_format.model,
             context_max=8192,
             page_bytes=self.engine.kv_format.page_bytes,
-            kv_format=msgspec.msgpack.encode(self.engine.kv_format),
+            kv_format=encode_format(self.engine.kv_format),
             config=msgspec.msgpack.encode(self.text.config),
         )
         launch = WorkerLaunch(

@@ -71,7 +71,7 @@ class Stage:
         return client.first_ns - client.plan.at_ns
 
     def lives(self) -> dict[str, int]:
-        return self.world.supervisor.epochs
+        return {name: epoch for agent in self.world.agents.values() for name, epoch in agent.epochs.items()}
 
 
 def test_clients_that_leave_in_mid_handoff_hold_nothing_up() -> None:

@@ -40,7 +40,8 @@ class ProvenCosts(msgspec.Struct):
 
 
 class Lines:
-    """Facts and actions as golden traces write them, control's generation left out."""
+    """Facts and actions as golden traces write them; the proven world has control's generation in its
+    name, and an agent on each host."""
 
     def __init__(self) -> None:
         self.recorder = Recorder(lines_max=None)
@@ -51,7 +52,8 @@ class Lines:
         self.recorder(now_ns, seat, sender, fact, asked)
 
     def text(self) -> list[str]:
-        return [line.replace("control#1", "control") for line in self.recorder.lines]
+        lines = (line.replace("control#1", "control") for line in self.recorder.lines)
+        return [line.replace("agent host-0", "supervisor") for line in lines]
 
 
 class Askers:

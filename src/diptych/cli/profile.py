@@ -113,7 +113,7 @@ def _source(engine: str, model: str | None, page_tokens: int) -> tuple[ModelSour
 
     from diptych.live.launch import ModelSource
     from diptych.models.embedded import EMBEDDED_NAME
-    from diptych.wire.kv_format import panels
+    from diptych.wire.kv import encode_format, panels
 
     if engine == "scripted":
         from diptych.engine.scripted import ScriptedEngine
@@ -140,7 +140,7 @@ def _source(engine: str, model: str | None, page_tokens: int) -> tuple[ModelSour
         fingerprint=kv_format.model,
         context_max=config.context_max,
         page_bytes=kv_format.page_bytes,
-        kv_format=msgspec.msgpack.encode(kv_format),
+        kv_format=encode_format(kv_format),
         config=msgspec.msgpack.encode(config),
     )
     return source, loaded
@@ -192,11 +192,10 @@ def _engine(plan: WorkerPlan, source: ModelSource, loaded: Model | None) -> Engi
 
 
 def _page_tokens(source: ModelSource) -> int:
-    import msgspec
 
-    from diptych.wire.kv_format import KvFormat
+    from diptych.wire.kv import decode_format
 
-    return msgspec.msgpack.decode(source.kv_format, type=KvFormat).page_tokens
+    return decode_format(source.kv_format).page_tokens
 
 
 def _cpu() -> str:

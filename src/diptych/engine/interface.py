@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from diptych.wire.kv_format import KvFormat
+from diptych.wire.kv import KvFormat
 
 Tokens = npt.NDArray[np.int32]
 PageTable = npt.NDArray[np.int32]

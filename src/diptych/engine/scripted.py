@@ -30,7 +30,7 @@ from diptych.engine.interface import (
 )
 from diptych.engine.scripted_sampling import ScriptedSampler, scored
 from diptych.engine.spans import check_spans
-from diptych.wire.kv_format import Factor, KvFormat
+from diptych.wire.kv import KvFormat, nhd
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -109,15 +109,13 @@ class ScriptedEngine:
             step_tokens_max=step_tokens_max,
             step_spans_max=step_spans_max,
         )
-        self._kv_format = KvFormat(
+        self._kv_format = nhd(
             model=f"{model}/{vocabulary}",
             layers=1,
             kv_heads=1,
             head_dim=2,
-            dtype="float32",
             page_tokens=page_tokens,
-            key_block=(Factor("token", page_tokens, 1), Factor("dim", 2, 1)),
-            value_block=(Factor("token", page_tokens, 1), Factor("dim", 2, 1)),
+            dtype="float32",
         )
         self._salts = {name: _salt(f"{model}/{vocabulary}/{name}") for name in numerics}
         self._likelihood = np.zeros(vocabulary, np.float32)

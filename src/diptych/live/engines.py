@@ -12,7 +12,7 @@ from diptych.core.config import WorkerConfig
 from diptych.engine.interface import Engine, Span
 from diptych.live.launch import WorkerLaunch
 from diptych.models.weights import ModelConfig
-from diptych.wire.kv_format import KvFormat
+from diptych.wire.kv import decode_format
 
 __all__ = ["Rates", "build_engine", "first_rates", "worker_config"]
 
@@ -42,12 +42,12 @@ def build_engine(launch: WorkerLaunch, weights: Mapping[str, memoryview]) -> Eng
             engine = _scripted(launch)
         case other:
             raise ValueError(f"engine: {other!r} is none of native, torch, scripted")
-    expected = msgspec.msgpack.decode(launch.model.kv_format, type=KvFormat)
+    expected = decode_format(launch.model.kv_format)
     field = engine.kv_format.difference(expected)
     if field is not None:
         raise ValueError(
             f"engine {launch.engine}: its pages differ from the pool's in `{field}` "
-            f"({getattr(engine.kv_format, field)} instead of {getattr(expected, field)})"
+            f"({engine.kv_format.field(field)} instead of {expected.field(field)})"
         )
     return engine
 

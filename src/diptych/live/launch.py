@@ -26,7 +26,7 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     context_max: int
     page_bytes: int
     kv_format: bytes
-    """msgpack of `diptych.wire.kv_format.KvFormat`."""
+    """`diptych.wire.kv.encode_format` of its pages."""
     config: bytes
     """msgpack of `diptych.models.weights.ModelConfig`."""
 

@@ -20,6 +20,7 @@ from diptych.live.process import run_child
 from diptych.live.sealed_memory import MemoryWriter
 from diptych.live.token_table import create_token_table
 from diptych.models.errors import ModelError
+from diptych.wire.kv import encode_format, panels
 
 if TYPE_CHECKING:
     from diptych.models.weights import Model
@@ -50,7 +51,7 @@ def _pack_scripted(asked: PackAsked) -> tuple[ModelSource, list[int]]:
         fingerprint=kv_format.model,
         context_max=text.config.context_max,
         page_bytes=kv_format.page_bytes,
-        kv_format=msgspec.msgpack.encode(kv_format),
+        kv_format=encode_format(kv_format),
         config=msgspec.msgpack.encode(text.config),
     )
     return source, [create_token_table(text.tokenizer.bytes_table)]
@@ -59,7 +60,6 @@ def _pack_scripted(asked: PackAsked) -> tuple[ModelSource, list[int]]:
 def _pack_model(asked: PackAsked) -> tuple[ModelSource, list[int]]:
     """Reads the model and packs each format; raises what the model room raises."""
     from diptych.models.resolve import load, locate
-    from diptych.wire.kv_format import panels
 
     path, name = locate(asked.model)
     loaded = load(asked.model)
@@ -77,7 +77,7 @@ def _pack_model(asked: PackAsked) -> tuple[ModelSource, list[int]]:
         fingerprint=loaded.model.fingerprint,
         context_max=config.context_max,
         page_bytes=kv_format.page_bytes,
-        kv_format=msgspec.msgpack.encode(kv_format),
+        kv_format=encode_format(kv_format),
         config=msgspec.msgpack.encode(config),
     )
     table = create_token_table(loaded.tokenizer.bytes_table)

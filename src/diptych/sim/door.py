@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diptych.core import facts
+from diptych.core.facts import Fact
 from diptych.core.ids import CONTROL, Attempt, RequestId
 from diptych.core.recipe import Recipe, numerics_at
 from diptych.sim import events
 from diptych.sim.driver import Happening, Outside
 from diptych.sim.events import Frame, Payload, Violation
+from diptych.sim.network.names import generation_of
 from diptych.sim.scenario import RequestPlan
 from diptych.sim.text import Context, page_hashes, stream_tokens
 
@@ -35,6 +37,8 @@ class Client:
         self.record: facts.RequestRecord | None = None
         self.first_ns: int | None = None
         self.context: tuple[Recipe, list[Context]] | None = None
+        self.slow_ns = 0
+        """For each token that it reads; 0 for a client that keeps up."""
 
     def complete(self) -> bool:
         return all(reason is not None for reason in self.reasons)
@@ -74,32 +78,40 @@ class Door:
         self.outside = outside
         self.closed = closed
         self.alive = True
-        self.joined = False
+        self.joined: int | None = None
+        """The generation of control it has a socket to."""
         self.clients: dict[RequestId, Client] = {}
         self.done: dict[RequestId, Client] = {}
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        if isinstance(event, Fact) and generation_of(sender) != self.joined:
+            return
         match event:
             case events.Arrival():
                 self._arrived(event)
             case events.Departure():
-                self._departed(event.request)
+                self.depart(event.request)
             case events.Frame():
                 self._frame(now_ns, event)
             case events.PauseFrame():
                 self._paused(event.request, event.attempt)
+            case events.ReadUp():
+                self._read_up(event.request)
             case events.DrainRead():
                 self._state(event.request, event.attempt)
             case events.ControlUp():
-                self._join()
+                if self.joined is not None:
+                    self._control_down()
+                self._join(event.generation)
             case events.ControlDown():
-                self._control_down()
+                if event.generation == self.joined:
+                    self._control_down()
             case facts.RequestRouted():
                 self._routed(event)
             case facts.StreamInterrupted():
                 self._interrupted(now_ns, event)
             case facts.RequestEnded() | facts.RequestRejected():
-                self._ended(event)
+                self._ended(now_ns, event)
             case _:
                 raise Violation("door cannot take it", f"{self.name} {event}")
 
@@ -125,18 +137,20 @@ class Door:
             deadline_ns=plan.deadline_ns,
         )
         self.clients[plan.request] = Client(plan, payload, arrived)
-        if self.joined:
+        if self.joined is not None:
             self.outside.send(self.name, CONTROL, arrived, payload)
 
-    def _departed(self, request: RequestId) -> None:
+    def depart(self, request: RequestId) -> bool:
+        """Its client hangs up; says whether there was one that still waited for something."""
         client = self.clients.get(request)
         if client is None or client.gone or client.complete():
-            return
+            return False
         client.gone = True
-        if not self.joined or client.told_end:
+        if self.joined is None or client.told_end:
             self._close(client)
         else:
             self.outside.send(self.name, CONTROL, facts.ClientGone(request=request))
+        return True
 
     # ---- the token log ------------------------------------------------------------------------------
 
@@ -157,7 +171,7 @@ class Door:
         client.reasons[frame.sequence] = frame.reason
         if client.first_ns is None:
             client.first_ns = now_ns
-        self._close_if_closed(client)
+        self._close_if_closed(now_ns, client)
 
     def _prove(self, client: Client, frame: Frame) -> None:
         """The tokens are those that this history gives under the recipe they came with."""
@@ -206,7 +220,7 @@ class Door:
         client.drained = max(client.drained, attempt)
         if client.attempt is not None and client.attempt <= client.drained:
             client.attempt = None
-        if not self.joined:
+        if self.joined is None:
             return
         starts = client.starts(self.page_tokens)
         fact = facts.StreamDrained(
@@ -216,8 +230,8 @@ class Door:
 
     # ---- control ------------------------------------------------------------------------------------
 
-    def _join(self) -> None:
-        self.joined = True
+    def _join(self, generation: int) -> None:
+        self.joined = generation
         opens = []
         for client in self.clients.values():
             starts = client.starts(self.page_tokens)
@@ -229,12 +243,12 @@ class Door:
 
     def _control_down(self) -> None:
         """What the client has in full, or no longer wants, needs no control plane to end."""
-        self.joined = False
+        self.joined = None
         for client in list(self.clients.values()):
             if client.complete() or client.gone:
                 self._close(client)
 
-    def _ended(self, event: facts.RequestEnded | facts.RequestRejected) -> None:
+    def _ended(self, now_ns: int, event: facts.RequestEnded | facts.RequestRejected) -> None:
         client = self.clients.get(event.request)
         if client is None:
             finished = self.done.get(event.request)
@@ -253,10 +267,30 @@ class Door:
             client.failure = event.failure
             if event.failure is not None and "room for" in event.failure and any(client.tokens):
                 raise Violation("stream refused", f"{event.request}: {event.failure}")
-        self._close_if_closed(client)
+        self._close_if_closed(now_ns, client)
 
-    def _close_if_closed(self, client: Client) -> None:
-        if client.closed():
+    def dawdle(self, request: RequestId, delay_ns: int) -> bool:
+        """The client reads slowly from now on; what it has not read yet waits at the door."""
+        client = self.clients.get(request)
+        if client is None or client.gone:
+            return False
+        client.slow_ns = delay_ns
+        return True
+
+    def _close_if_closed(self, now_ns: int, client: Client) -> None:
+        if not client.closed():
+            return
+        if client.slow_ns and not client.gone and client.first_ns is not None:
+            tokens = sum(len(output) for output in client.tokens)
+            read_ns = max(now_ns, client.first_ns + tokens * client.slow_ns)
+            self.outside.at(read_ns, self.name, self.name, events.ReadUp(client.plan.request))
+            client.slow_ns = 0
+        else:
+            self._close(client)
+
+    def _read_up(self, request: RequestId) -> None:
+        client = self.clients.get(request)
+        if client is not None:
             self._close(client)
 
     def _close(self, client: Client) -> None:

@@ -17,6 +17,8 @@ from diptych.sim.events import Alarm, Event, Resumed, Violation
 Happening = Fact | Event
 SPINS_MAX = 1000
 """Deadlines that one machine may name at one moment, in a row, before it counts as spinning."""
+STALL_NS = 200_000_000
+"""As `live.driver.STALL_NS`."""
 
 
 class Machine(Protocol):
@@ -70,8 +72,21 @@ class Driver:
         return until()
 
 
+Port = Callable[[str, Happening], tuple[Fact, ...]]
+"""What an event from a sender is to the machine: nothing where it is late, a fact or two otherwise."""
+
+
+def plain(sender: str, event: Happening) -> tuple[Fact, ...]:
+    if not isinstance(event, Fact):
+        raise Violation("machine cannot take it", f"{event} of {sender}")
+    return (event,)
+
+
 class Seat:
-    """One incarnation of one machine: its inbox, its alarm, and whether its process stands still."""
+    """One incarnation of one machine: its inbox, its alarm, its clock, and whether its driver stands still.
+
+    What it does about a missed deadline is what `live.driver` does.
+    """
 
     def __init__(
         self,
@@ -80,17 +95,27 @@ class Seat:
         driver: Driver,
         before: Callable[[int, str, Fact, object], None],
         perform: Callable[[int, Seat, str, Fact, tuple[Action, ...]], None],
+        *,
+        port: Port = plain,
+        clock_ahead_ns: int = 0,
+        stall_ns: int = STALL_NS,
     ) -> None:
         self.name = name
         self.machine = machine
         self.alive = True
         self.paused_ns: int | None = None
+        """Since when the driver stands still."""
         self.steps = 0
         self._driver = driver
         self._before = before
         self._perform = perform
+        self._port = port
+        self._clock_ahead_ns = clock_ahead_ns
+        self._stall_ns = stall_ns
         self._inbox: list[tuple[str, Happening, object]] = []
         self._alarm_ns: int | None = None
+        self._due_ns: int | None = None
+        self._armed_ns = 0
         self._spins = 0
         self._spun_ns = -1
 
@@ -98,35 +123,39 @@ class Seat:
         if not self.alive:
             return
         if isinstance(event, Resumed):
-            self._resume(now_ns, event)
+            self._resume(now_ns)
+        elif isinstance(event, Alarm):
+            if self.paused_ns is None:
+                self._alarm(now_ns)
         elif self.paused_ns is not None:
             self._inbox.append((sender, event, payload))
-        elif isinstance(event, Alarm):
-            self._alarm(now_ns)
-        elif isinstance(event, Fact):
-            self._spins = 0
-            self._step(now_ns, sender, event, payload)
         else:
-            raise Violation("machine cannot take it", f"{self.name} {event}")
+            self._take(now_ns, sender, event, payload)
 
     def pause(self, now_ns: int) -> None:
         if self.paused_ns is None:
             self.paused_ns = now_ns
 
-    def _resume(self, now_ns: int, event: Resumed) -> None:
+    def _take(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+        for fact in self._port(sender, event):
+            self._spins = 0
+            self._step(now_ns, sender, fact, payload)
+
+    def _resume(self, now_ns: int) -> None:
+        """What its sockets hold is read first, then its timer is looked at."""
         if self.paused_ns is None:
             return
         self.paused_ns = None
-        self._step(now_ns, self.name, DriverStalled(duration_ns=event.duration_ns), None)
         waiting, self._inbox = self._inbox, []
         for sender, held, payload in waiting:
-            self.receive(now_ns, sender, held, payload)
+            self._take(now_ns, sender, held, payload)
+        self._alarm(now_ns)
 
     def _alarm(self, now_ns: int) -> None:
         if self._alarm_ns is None or now_ns < self._alarm_ns:
             return
         self._alarm_ns = None
-        deadline_ns = self.machine.next_deadline_ns()
+        deadline_ns = self._deadline_ns()
         if deadline_ns is not None and deadline_ns <= now_ns:
             self._spins = self._spins + 1 if now_ns == self._spun_ns else 1
             self._spun_ns = now_ns
@@ -137,14 +166,30 @@ class Seat:
             self._set_alarm()
 
     def _step(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
-        self._before(now_ns, sender, fact, payload)
-        self.steps += 1
-        actions = self.machine.step(now_ns, fact)
-        self._perform(now_ns, self, sender, fact, actions)
+        due_ns = self._due_ns
+        if due_ns is not None and now_ns - due_ns > self._stall_ns:
+            stalled = DriverStalled(duration_ns=now_ns - self._armed_ns)
+            self._run(now_ns, self.name, stalled, None)
+            self._set_alarm()
+            due_ns = self._due_ns
+            if isinstance(fact, DeadlinePassed) and (due_ns is None or due_ns > now_ns):
+                return
+        self._run(now_ns, sender, fact, payload)
         self._set_alarm()
 
-    def _set_alarm(self) -> None:
+    def _run(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
+        self._before(now_ns, sender, fact, payload)
+        self.steps += 1
+        actions = self.machine.step(now_ns + self._clock_ahead_ns, fact)
+        self._perform(now_ns, self, sender, fact, actions)
+
+    def _deadline_ns(self) -> int | None:
         deadline_ns = self.machine.next_deadline_ns()
+        return None if deadline_ns is None else deadline_ns - self._clock_ahead_ns
+
+    def _set_alarm(self) -> None:
+        deadline_ns = self._due_ns = self._deadline_ns()
+        self._armed_ns = self._driver.now_ns
         if deadline_ns is None or (self._alarm_ns is not None and self._alarm_ns <= deadline_ns):
             return
         self._alarm_ns = max(deadline_ns, self._driver.now_ns)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from diptych.core.facts import Fact
 from diptych.core.ids import Attempt, RequestId
 from diptych.core.recipe import Recipe
 from diptych.sim.scenario import RequestPlan
+from diptych.wire.session import Packet
 
 
 class Violation(Exception):
@@ -28,8 +30,6 @@ class Alarm(Event, frozen=True):
 
 class Resumed(Event, frozen=True):
     """A paused process runs again."""
-
-    duration_ns: int
 
 
 class RunBorder(Event, frozen=True):
@@ -83,6 +83,12 @@ class DoorUp(Event, frozen=True):
     door: str
 
 
+class FenceAsked(Event, frozen=True):
+    """Control asks the agent of a host to kill a worker and reap it."""
+
+    worker: str
+
+
 class Reaped(Event, frozen=True):
     worker: str
 
@@ -98,6 +104,35 @@ class DrainRead(Event, frozen=True):
 
     request: RequestId
     attempt: Attempt
+
+
+class ReadUp(Event, frozen=True):
+    """A slow client has read all that its door has for it."""
+
+    request: RequestId
+
+
+class PacketArrived(Event, frozen=True):
+    """A packet of a session reaches the other end's machine."""
+
+    source: str
+    target: str
+    packet: Packet[tuple[Fact | Event, object]]
+
+
+class ResendDue(Event, frozen=True):
+    """One end of a session may have waited long enough for an acknowledgement."""
+
+    source: str
+    target: str
+
+
+class NoticeDue(Event, frozen=True):
+    """Word of a closed socket reaches the other end's machine, unless nothing passes there."""
+
+    dead: str
+    receiver: str
+    event: Fact | Event
 
 
 class Injected(Event, frozen=True):

@@ -52,12 +52,27 @@ class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """`kind` and whom it strikes:
+
+    kill     a worker or control       unplug   a worker's socket to control
+    pause    a worker or control       stall    a worker's driver; its step loop goes on
+    freeze   a host, all at once       lose     a door
+    leave    the client of a request   dawdle   the same: it reads its tokens slowly
+    flood    a model: requests at once that fill the pools
+    slow, delay, loss, double, reorder, cut     a link (`network.weather`)
+    """
+
     at_ns: int
     kind: str
-    """`kill` or `pause` a worker or control, `lose` a door, `leave` (the client of a request goes)."""
     target: str
     duration_ns: int = 0
-    """Of a pause; of control's or a door's absence."""
+    """Of standing still, of absence, of what befalls a link."""
+    chance: float = 1.0
+    """For each packet."""
+    delay_ns: int = 0
+    """Of a packet, at most or always; of a slow client for each token."""
+    count: int = 0
+    """Of requests."""
 
 
 class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,5 +106,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     beat_ns: int = SECOND_NS
     claim_lease_ns: int = 400 * MILLISECOND_NS
     transfers: TransferPlan = TransferPlan()
+    control_host: str = "host-0"
+    """The machine of control and of the doors; agents are on their workers' hosts."""
+    clocks_apart_ns: int = 1 << 60
+    """Every machine's clock is ahead of the world's by so much at most."""
+    stall_ns: int = 200 * MILLISECOND_NS
+    """As `live.driver.STALL_NS`: a deadline missed by more was missed by a driver that stood still."""
     horizon_ns: int = 600 * SECOND_NS
     """A request that is open so long after everything else happened is stuck."""

@@ -79,6 +79,8 @@ class StepLoop:
         self.streams: dict[Key, Stream] = {}
         self.run: Run | None = None
         self.loaded = False
+        self.paused_ns: int | None = None
+        """Since when its process stands still."""
         self._payloads: dict[Key, Payload] = {}
         self._recipes: dict[Key, Recipe] = {}
 
@@ -156,9 +158,11 @@ class StepLoop:
 
     # ---- time passes ------------------------------------------------------------------------------
 
-    def stood_still(self, duration_ns: int) -> Run | None:
-        if self.run is not None:
-            self.run.started_ns += duration_ns
+    def stood_still(self, now_ns: int) -> Run | None:
+        """The process goes on; its run ends so much later."""
+        if self.paused_ns is not None and self.run is not None:
+            self.run.started_ns += now_ns - max(self.paused_ns, self.run.started_ns)
+        self.paused_ns = None
         return self.run
 
     def finish(self, now_ns: int, run: int, steps: int) -> facts.StepsRan | None:

@@ -10,6 +10,7 @@ from diptych.core.ids import CONTROL, Incarnation, incarnation, worker_name
 from diptych.sim import events
 from diptych.sim.driver import Happening, Outside
 from diptych.sim.events import Violation
+from diptych.sim.network.names import generation_of
 from diptych.sim.scenario import Scenario, WorkerPlan
 
 SUPERVISOR = "supervisor"
@@ -25,13 +26,18 @@ class Processes(Outside, Protocol):
 
 
 class Supervisor:
-    """Agents of all hosts in one; each host's facts are its own."""
+    """The agent of one host, or of all in one; each host's facts are its own."""
 
-    def __init__(self, scenario: Scenario, processes: Processes) -> None:
+    def __init__(
+        self, scenario: Scenario, processes: Processes, name: str = SUPERVISOR, host: str | None = None
+    ) -> None:
         self.scenario = scenario
         self.processes = processes
-        self.joined = False
-        self.plans = {plan.name: plan for plan in scenario.workers}
+        self.name = name
+        self.joined: int | None = None
+        """The generation of control it has a socket to."""
+        mine = [plan for plan in scenario.workers if host in (None, plan.host)]
+        self.plans = {plan.name: plan for plan in mine}
         self.epochs = dict.fromkeys(self.plans, 0)
         self.running: dict[str, Incarnation] = {}
         self.dying: set[Incarnation] = set()
@@ -43,9 +49,13 @@ class Supervisor:
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         match event:
             case events.ControlUp():
-                self._state_hosts()
+                self._state_hosts(event.generation)
             case events.ControlDown():
-                self.joined = False
+                if event.generation == self.joined:
+                    self.joined = None
+            case events.FenceAsked():
+                if generation_of(sender) == self.joined:
+                    self.fence(now_ns, event.worker)
             case events.Reaped():
                 self._reaped(now_ns, event.worker)
             case events.Started():
@@ -69,7 +79,7 @@ class Supervisor:
         self.dying.add(worker)
         self.processes.kill(worker)
         reaped = events.Reaped(worker)
-        self.processes.at(now_ns + self.scenario.reap_ns, SUPERVISOR, SUPERVISOR, reaped)
+        self.processes.at(now_ns + self.scenario.reap_ns, self.name, self.name, reaped)
 
     def _reaped(self, now_ns: int, worker: Incarnation) -> None:
         name = worker_name(worker)
@@ -77,7 +87,7 @@ class Supervisor:
         del self.running[name]
         self._tell(facts.WorkerLost(worker=worker))
         started = events.Started(name)
-        self.processes.at(now_ns + self.scenario.backoff_ns, SUPERVISOR, SUPERVISOR, started)
+        self.processes.at(now_ns + self.scenario.backoff_ns, self.name, self.name, started)
 
     def _started(self, name: str) -> None:
         if name not in self.running:
@@ -91,8 +101,8 @@ class Supervisor:
         self._tell(facts.WorkerSpawned(worker=worker, host=plan.host, limit_ns=SPAWN_LIMIT_NS))
         self.processes.start(worker, plan)
 
-    def _state_hosts(self) -> None:
-        self.joined = True
+    def _state_hosts(self, generation: int) -> None:
+        self.joined = generation
         for host in sorted({plan.host for plan in self.plans.values()}):
             mine = [plan for plan in self.plans.values() if plan.host == host]
             alive = [self.running[plan.name] for plan in mine if plan.name in self.running]
@@ -106,5 +116,5 @@ class Supervisor:
             )
 
     def _tell(self, fact: facts.Fact) -> None:
-        if self.joined:
-            self.processes.send(SUPERVISOR, CONTROL, fact)
+        if self.joined is not None:
+            self.processes.send(self.name, CONTROL, fact)

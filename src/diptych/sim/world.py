@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import msgspec
@@ -13,15 +14,17 @@ from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
 from diptych.core.worker import Worker
 from diptych.sim import events
 from diptych.sim.door import Client, Door
-from diptych.sim.driver import Driver, Happening, Seat
+from diptych.sim.driver import Driver, Happening, Port, Seat, plain
 from diptych.sim.events import Payload, Violation
 from diptych.sim.faults.injector import INJECTOR, Injector
-from diptych.sim.network.links import Links
+from diptych.sim.faults.tally import Tally
+from diptych.sim.network.names import agent_of, generation_of, is_control
+from diptych.sim.network.network import Network
 from diptych.sim.network.transfers import TRANSFERS, Transfers
 from diptych.sim.pool import Pool
 from diptych.sim.scenario import Scenario, WorkerPlan
 from diptych.sim.step_loop import Run, StepLoop
-from diptych.sim.supervisor import SUPERVISOR, Supervisor
+from diptych.sim.supervisor import Supervisor
 
 Observer = Callable[[int, Seat, str, facts.Fact, tuple[actions.Action, ...]], None]
 
@@ -30,27 +33,26 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.driver = Driver()
-        self.links = Links(
-            scenario.latency_ns, scenario.jitter_ns, scenario.seed, scenario.between_workers_ns
-        )
+        self.tally = Tally(scenario.control)
+        self.network = Network(scenario, self.driver, self.tally)
         self.plans = {plan.name: plan for plan in scenario.workers}
         self.pools = {host: self._make_pool(host) for host in sorted({p.host for p in scenario.workers})}
         self.workers: dict[Incarnation, Seat] = {}
         self.loops: dict[Incarnation, StepLoop] = {}
         self.generation = 0
         self.control: Seat | None = None
-        self.connected: dict[str, int] = {}
-        """Which generation of control each worker, door and agent has a socket to."""
+        self.connected: dict[Incarnation, int] = {}
+        """Which generation of control each worker has a socket to, as far as it knows."""
         self.dialed: dict[Incarnation, int] = {}
-        """The same for workers, from the moment they dial: news of it may still be under way to them."""
+        """The same from the moment they dial: news of it may still be under way to them."""
         self.payloads: dict[RequestId, Payload] = {}
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
         self.observers: list[Observer] = []
         self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
         self.driver.parties[TRANSFERS] = self.transfers
-        self.supervisor = Supervisor(scenario, self)
-        self.driver.parties[SUPERVISOR] = self.supervisor
+        self.agents = {host: Supervisor(scenario, self, agent_of(host), host) for host in self.pools}
+        self.driver.parties.update({agent_of(host): agent for host, agent in self.agents.items()})
         self.injector = Injector(self)
         self.driver.parties[INJECTOR] = self.injector
         self._begin()
@@ -63,7 +65,8 @@ class World:
         for name in self.scenario.doors:
             self.open_door(name)
         self.start_control()
-        self.supervisor.begin()
+        for agent in self.agents.values():
+            agent.begin()
         self.injector.begin()
 
     def idle(self) -> bool:
@@ -79,21 +82,31 @@ class World:
         self.driver.at(at_ns, sender, receiver, event)
 
     def last_arrival_ns(self, sender: str, receiver: str) -> int:
-        return self.links.last_arrival_ns(sender, receiver)
+        return self.network.last_arrival_ns(sender, receiver)
+
+    def agent(self, worker: Incarnation) -> Supervisor:
+        return self.agents[self.plans[worker_name(worker)].host]
 
     def send(self, sender: str, to: str, fact: facts.Fact, payload: object = None) -> None:
         if sender in self.workers:
             self.pool_of(sender).sent(sender, to, fact)
         if to == CONTROL:
-            if self.control is None or self.connected.get(sender) != self.generation:
+            if self.control is None or self._generation(sender) != self.generation:
                 return
             receiver = self.control.name
         else:
             receiver = to
-            if sender.startswith(CONTROL):
+            if is_control(sender):
                 payload = self._attach(fact)
-        arrival_ns = self.links.arrival_ns(self.driver.now_ns, sender, receiver)
-        self.driver.at(arrival_ns, sender, receiver, fact, payload)
+        self.network.send(self.driver.now_ns, sender, receiver, fact, payload)
+
+    def _generation(self, sender: str) -> int | None:
+        """Of the control that the sender has a socket to."""
+        if sender in self.workers:
+            return self.connected.get(sender)
+        party = self.driver.parties[sender]
+        assert isinstance(party, Door | Supervisor)
+        return party.joined
 
     def _attach(self, fact: facts.Fact) -> Payload | None:
         match fact:
@@ -107,18 +120,50 @@ class World:
 
     def _deliver(self, now_ns: int, to: str, sender: str, fact: facts.Fact, payload: object) -> None:
         """What ports do with a fact before their machine steps."""
-        if to.startswith(CONTROL):
+        if is_control(to):
             if isinstance(fact, facts.DoorJoined):
                 assert isinstance(payload, dict)
                 self.payloads.update(payload)
             elif isinstance(payload, Payload):
-                self.payloads[_request_of(fact)] = payload
+                self._keep(fact, payload)
             return
-        if isinstance(fact, facts.ControlJoined):
-            self.connected[to] = fact.epoch
         self.pool_of(to).delivered(sender, to, fact)
         assert payload is None or isinstance(payload, Payload)
         self.loops[to].told(fact, payload)
+
+    def _keep(self, fact: facts.Fact, payload: Payload) -> None:
+        """A door's word of a request that has ended meanwhile is late."""
+        match fact:
+            case facts.RequestArrived():
+                self.payloads[fact.request] = payload
+            case facts.StreamDrained():
+                if fact.request in self.payloads:
+                    self.payloads[fact.request] = payload
+            case _:
+                raise Violation("payload with the wrong fact", repr(fact))
+
+    def _worker_port(self, worker: Incarnation) -> Port:
+        """What a worker's sockets make of news about control: a new socket takes the place of the old."""
+
+        def port(sender: str, event: Happening) -> tuple[facts.Fact, ...]:
+            held = self.connected.get(worker)
+            match event:
+                case events.ControlUp():
+                    self.connected[worker] = event.generation
+                    joined = facts.ControlJoined(epoch=event.generation)
+                    return (joined,) if held is None else (facts.ControlLost(), joined)
+                case events.ControlDown():
+                    if held != event.generation:
+                        return ()
+                    del self.connected[worker]
+                    return (facts.ControlLost(),)
+                case facts.Fact():
+                    late = is_control(sender) and generation_of(sender) != held
+                    return () if late else (event,)
+                case _:
+                    raise Violation("machine cannot take it", f"{worker} {event}")
+
+        return port
 
     # ---- actions ------------------------------------------------------------------------------------
 
@@ -140,7 +185,8 @@ class World:
                 case actions.PauseStream():
                     self.loops[seat.name].pause(action.request, action.attempt)
                 case actions.FenceWorker():
-                    self.supervisor.fence(now_ns, action.worker)
+                    agent = self.agent(action.worker).name
+                    self.network.send(now_ns, seat.name, agent, events.FenceAsked(action.worker))
                 case actions.OpenClaim() | actions.CloseClaim() | actions.PullPages() | actions.CancelPull():
                     self.transfers.perform(seat.name, action)
                 case _:
@@ -156,7 +202,8 @@ class World:
     def start(self, worker: Incarnation, plan: WorkerPlan) -> None:
         pool = self.pools[plan.host]
         pool.alive.add(worker)
-        seat = self._seat(worker, Worker(worker_config(self.scenario, worker, plan)))
+        machine = Worker(worker_config(self.scenario, worker, plan))
+        seat = self._seat(worker, machine, self._worker_port(worker))
         self.workers[worker] = seat
         self.loops[worker] = StepLoop(worker, plan, pool, lambda frame: self._emit(worker, frame))
         self.driver.parties[f"loop {worker}"] = LoopSeat(self, seat)
@@ -165,36 +212,48 @@ class World:
     def connect(self, worker: Incarnation) -> None:
         if self.control is not None and self.workers[worker].alive:
             self.dialed[worker] = self.generation
-            joined = facts.ControlJoined(epoch=self.generation)
-            self.driver.at(self.dial_ns(worker), self.control.name, worker, joined)
+            self._dialed(worker)
 
-    def dial_ns(self, name: str) -> int:
+    def _dialed(self, name: str) -> None:
         assert self.control is not None
-        return self.links.arrival_ns(self.driver.now_ns, self.control.name, name)
+        up = events.ControlUp(self.generation)
+        self.network.send(self.driver.now_ns, self.control.name, name, up)
 
     def kill(self, worker: Incarnation) -> bool:
         seat = self.workers[worker]
         if not seat.alive:
             return False
         seat.alive = False
-        now_ns = self.driver.now_ns if seat.paused_ns is None else seat.paused_ns
-        self.loops[worker].died(now_ns)
+        loop = self.loops[worker]
+        loop.died(self.driver.now_ns if loop.paused_ns is None else loop.paused_ns)
         self.transfers.died(worker)
         self.pool_of(worker).died(worker)
-        self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
+        notices: dict[str, Happening] = {}
+        if self.control is not None and self.dialed.get(worker) == self.generation:
+            notices[self.control.name] = facts.ConnectionLost(peer=worker)
+        self.network.closed(self.driver.now_ns, worker, notices)
         return True
 
     def _emit(self, worker: Incarnation, frame: events.Frame | events.PauseFrame) -> None:
         for door in self.doors.values():
             if frame.request in door.clients:
-                arrival_ns = self.links.arrival_ns(self.driver.now_ns, worker, door.name)
-                self.at(arrival_ns, worker, door.name, frame)
+                self.network.send(self.driver.now_ns, worker, door.name, frame)
 
-    def _seat(self, name: str, machine: Worker | ControlPlane) -> Seat:
+    def _seat(self, name: str, machine: Worker | ControlPlane, port: Port = plain) -> Seat:
         def before(now_ns: int, sender: str, fact: facts.Fact, payload: object) -> None:
             self._deliver(now_ns, name, sender, fact, payload)
 
-        seat = Seat(name, machine, self.driver, before, self.perform)
+        clock = random.Random(f"clock {self.scenario.seed} {name}")
+        seat = Seat(
+            name,
+            machine,
+            self.driver,
+            before,
+            self.perform,
+            port=port,
+            clock_ahead_ns=clock.randrange(self.scenario.clocks_apart_ns + 1),
+            stall_ns=self.scenario.stall_ns,
+        )
         self.driver.parties[name] = seat
         return seat
 
@@ -203,10 +262,8 @@ class World:
         self.payloads = {}
         config = msgspec.structs.replace(self.scenario.control, epoch=self.generation)
         self.control = self._seat(f"{CONTROL}#{self.generation}", ControlPlane(config))
-        for name in (SUPERVISOR, *self.doors):
-            self.connected[name] = self.generation
-            up = events.ControlUp(self.generation)
-            self.at(self.dial_ns(name), self.control.name, name, up)
+        for name in (*map(agent_of, self.agents), *self.doors):
+            self._dialed(name)
         for worker, loop in self.loops.items():
             if self.workers[worker].alive and loop.loaded:
                 self.connect(worker)
@@ -216,9 +273,7 @@ class World:
         self.doors[name] = door
         self.driver.parties[name] = door
         if self.control is not None:
-            self.connected[name] = self.generation
-            up = events.ControlUp(self.generation)
-            self.at(self.dial_ns(name), self.control.name, name, up)
+            self._dialed(name)
 
     def _client_closed(self, client: Client) -> None:
         self.done.append(client)
@@ -245,11 +300,11 @@ class LoopSeat:
                 loop.loaded = True
                 self.world.connect(seat.name)
             case events.Resumed():
-                moved = loop.stood_still(event.duration_ns)
+                moved = loop.stood_still(now_ns)
                 seat.receive(now_ns, seat.name, event, None)
                 if moved is not None and moved is loop.run:
                     self.world.plan_border(seat.name, moved)
-            case events.RunBorder() if seat.paused_ns is None:
+            case events.RunBorder() if loop.paused_ns is None:
                 ran = loop.finish(now_ns, event.run, event.steps)
                 if ran is not None:
                     seat.receive(now_ns, f"loop {seat.name}", ran, None)
@@ -279,11 +334,3 @@ def worker_config(scenario: Scenario, worker: Incarnation, plan: WorkerPlan) -> 
         transports=plan.transports,
         claim_lease_ns=scenario.claim_lease_ns,
     )
-
-
-def _request_of(fact: facts.Fact) -> RequestId:
-    match fact:
-        case facts.RequestArrived() | facts.StreamDrained():
-            return fact.request
-        case _:
-            raise Violation("payload with the wrong fact", repr(fact))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.wire.kv_format import Factor, KvFormat
+from diptych.wire.kv import Factor, KvFormat
 
 
 def offsets(block: tuple[Factor, ...], tokens: int, dims: int) -> np.ndarray:
@@ -23,17 +23,19 @@ def offsets(block: tuple[Factor, ...], tokens: int, dims: int) -> np.ndarray:
 def page(pool: np.ndarray, form: KvFormat, index: int) -> np.ndarray:
     """float32 [layer, K or V, head, token, dim] of one page."""
     raw = pool[index * form.page_bytes : (index + 1) * form.page_bytes].view(np.uint16)
-    blocks = raw.reshape(form.layers, 2, form.kv_heads, form.block_elements)
-    out = np.empty((form.layers, 2, form.kv_heads, form.page_tokens, form.head_dim), np.uint32)
-    for side, block in enumerate((form.key_block, form.value_block)):
-        out[:, side] = blocks[:, side][..., offsets(block, form.page_tokens, form.head_dim)]
+    group = form.group
+    blocks = raw.reshape(group.layers, 2, group.kv_heads, group.page_tokens * group.head_dim)
+    out = np.empty((group.layers, 2, group.kv_heads, group.page_tokens, group.head_dim), np.uint32)
+    for side, factors in enumerate((group.layout.key, group.layout.value)):
+        out[:, side] = blocks[:, side][..., offsets(factors[3:], group.page_tokens, group.head_dim)]
     return (out << 16).view(np.float32)
 
 
 def test_factors_cover_a_block_once(tiny: Any, host: Any) -> None:
-    form = host(tiny()).engine.kv_format
-    for block in (form.key_block, form.value_block):
-        assert sorted(offsets(block, 16, form.head_dim).ravel()) == list(range(form.block_elements))
+    group = host(tiny()).engine.kv_format.group
+    for factors in (group.layout.key, group.layout.value):
+        assert [factor.axis for factor in factors[:3]] == ["layer", "kv", "head"]
+        assert sorted(offsets(factors[3:], 16, group.head_dim).ravel()) == list(range(16 * group.head_dim))
 
 
 def test_pages_hold_keys_and_values_of_the_network(tiny: Any, host: Any) -> None:

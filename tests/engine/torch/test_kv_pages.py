@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import pytest
 
-from diptych.wire.kv_format import Factor, panels
+from diptych.wire.kv import nhd, panels
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -62,8 +61,8 @@ def test_what_is_written_is_read_back() -> None:
 
 def test_foreign_layouts_and_pools_are_refused() -> None:
     data = np.zeros(PAGES * FORMAT.page_bytes, np.uint8)
-    other = msgspec.structs.replace(FORMAT, key_block=(Factor("token", TOKENS, 1), Factor("dim", DIM, 1)))
-    with pytest.raises(ValueError, match=r"kv_format\.key_block"):
+    other = nhd(model="m", layers=LAYERS, kv_heads=HEADS, head_dim=DIM, page_tokens=TOKENS)
+    with pytest.raises(ValueError, match=r"kv_format\.group\.layout\.key"):
         KvPages(data.data, PAGES, other)
     with pytest.raises(ValueError, match="pool: "):
         KvPages(data.data, PAGES + 1, FORMAT)

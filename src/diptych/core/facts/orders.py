@@ -111,7 +111,8 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     split: int
     held_tokens: int
     outcome: str
-    """`finished`, `target lost`, `source lost`, `fetch failed`, `preempted`, `released`, `refused` or `rerouted`."""
+    """`finished`, `target lost`, `source lost`, `fetch failed`, `preempted`, `released`, `refused` or
+    `rerouted`."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True):

@@ -11,6 +11,9 @@ from diptych.core.ids import SHARED
 from diptych.core.recipe import numerics_at, run_end
 from diptych.core.worker.sequence import Sequence, Source, Target
 
+NEWS = 0.25
+"""A prefill rate that has moved by this share is worth telling before the next beat is due."""
+
 
 class RunInHand:
     """The run that the step loop has and has not answered."""
@@ -41,13 +44,15 @@ class RunInHand:
 class Rates:
     """Measured speeds of this worker: exponential averages of what its runs took."""
 
-    __slots__ = ("decode_ns_per_step", "guessed", "prefill_ns_per_token")
+    __slots__ = ("decode_ns_per_step", "guessed", "prefill_ns_per_token", "told_ns_per_token")
 
     def __init__(self, prefill_ns_per_token: float, decode_ns_per_step: float) -> None:
         self.prefill_ns_per_token = prefill_ns_per_token
         self.decode_ns_per_step = decode_ns_per_step
         self.guessed = True
         """The prefill rate is a first guess: the first real run replaces it."""
+        self.told_ns_per_token = prefill_ns_per_token
+        """The prefill rate that control knows."""
 
     def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
         if run.tokens and not run.decoding and steps == 1:
@@ -57,6 +62,14 @@ class Rates:
                 self.guessed = False
         elif run.decoding and not run.tokens and steps:
             self.decode_ns_per_step += 0.25 * (duration_ns / steps - self.decode_ns_per_step)
+
+    def told(self) -> None:
+        self.told_ns_per_token = self.prefill_ns_per_token
+
+    def moved(self) -> bool:
+        """Whether control chooses sources by a rate that is not true any more."""
+        told = self.told_ns_per_token
+        return abs(self.prefill_ns_per_token - told) > NEWS * told
 
     def predict(self, run: RunInHand) -> int:
         decode = self.decode_ns_per_step * run.steps_max if run.decoding or run.sampled else 0.0

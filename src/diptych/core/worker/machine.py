@@ -54,8 +54,8 @@ from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
 
-BUSY_BEAT_NS = 100_000_000
-"""A change of load is told at most so often."""
+BEATS_APART_NS = 100_000_000
+"""A prefill rate that moved is told at once, but not more often than this."""
 
 
 class Worker:
@@ -73,7 +73,6 @@ class Worker:
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []
         self._runs = 0
-        self._control = False
         self._beat_at_ns: int | None = None
         self._beaten_ns = 0
 
@@ -91,10 +90,6 @@ class Worker:
             return ()
         actions = tuple(outbox)
         outbox.clear()
-        # A beat alone is no news: counted as such, an idle worker would never slow down.
-        news = len(actions) > (self._beaten_ns == now_ns)
-        if news and self._control and self._beat_at_ns is not None:
-            self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BUSY_BEAT_NS))
         return actions
 
     def next_deadline_ns(self) -> int | None:
@@ -223,6 +218,8 @@ class Worker:
             return
         self.run = None
         self.rates.learn(run, fact.steps, fact.duration_ns)
+        if self._beat_at_ns is not None and self.rates.moved():
+            self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BEATS_APART_NS))
         targets, streams = self.targets, self.targets.streams
         streams.in_hand = False
         for span, (task, sequence, _) in zip(run.prompts, run.spans, strict=True):
@@ -307,7 +304,7 @@ class Worker:
         self.ledger.thaw(fact)
 
     def _control_joined(self, now_ns: int, fact: ControlJoined) -> None:
-        self._control = True
+        self.rates.told()
         self._beat_at_ns = now_ns + self.config.beat_ns
         running = self.targets.streams.running
         streams = tuple(key for key, task in running.items() if task.state is RUNNING)
@@ -320,7 +317,6 @@ class Worker:
         return tuple(dict.fromkeys((*self.ledger.peers(), *readers, *targets)))
 
     def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
-        self._control = False
         self._beat_at_ns = None
         self._postponed = []
         self.ledger.control_lost()
@@ -334,6 +330,7 @@ class Worker:
         self._beat_at_ns = now_ns + self.config.beat_ns
         self._beaten_ns = now_ns
         self.exchange.pulls.renew()
+        self.rates.told()
         counts = self.ledger.counts()
         run = self.run
         overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)

@@ -69,9 +69,9 @@ class Sequence:
 class Target:
     # fmt: off
     __slots__ = (
-        "ask", "asked_ns", "asked_page", "border", "bytes_moved", "computed", "early_offers", "fetched", "key",
-        "leaf", "open", "outcomes", "prompting", "pull_ns", "pulled_pages", "recipe", "sealed", "sequences",
-        "serial", "shared", "source", "spare", "split", "started", "state", "tabled", "waited_ns",
+        "ask", "asked_ns", "asked_page", "border", "bytes_moved", "computed", "early_offers", "fetched",
+        "key", "leaf", "open", "outcomes", "prompting", "pull_ns", "pulled_pages", "recipe", "sealed",
+        "sequences", "serial", "shared", "source", "spare", "split", "started", "state", "tabled", "waited_ns",
     )
     # fmt: on
 

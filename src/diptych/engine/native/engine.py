@@ -21,7 +21,7 @@ from diptych.engine.interface import (
 from diptych.engine.native import _kernels, packing
 from diptych.engine.native.probe import numerics_id
 from diptych.models.weights import ModelConfig
-from diptych.wire.kv_format import KvFormat, panels
+from diptych.wire.kv import KvFormat, panels
 
 STEP_TOKENS_MAX = 512
 STEP_SPANS_MAX = 256

@@ -23,7 +23,7 @@ from diptych.engine.spans import check_spans, rows_kept
 from diptych.engine.torch.forward import Rows, Weights, forward
 from diptych.engine.torch.kv_pages import KvPages
 from diptych.models.weights import Model
-from diptych.wire.kv_format import KvFormat, panels
+from diptych.wire.kv import KvFormat, panels
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.wire.kv_format import KvFormat, panels
+from diptych.wire.kv import KvFormat, panels
 
 
 class KvPages:
@@ -21,9 +21,9 @@ class KvPages:
     def __init__(self, memory: memoryview, count: int, kv_format: KvFormat) -> None:
         expected = panels(
             model=kv_format.model,
-            layers=kv_format.layers,
-            kv_heads=kv_format.kv_heads,
-            head_dim=kv_format.head_dim,
+            layers=kv_format.group.layers,
+            kv_heads=kv_format.group.kv_heads,
+            head_dim=kv_format.group.head_dim,
             page_tokens=kv_format.page_tokens,
         )
         if (field := kv_format.difference(expected)) is not None:
@@ -31,13 +31,14 @@ class KvPages:
         size_bytes = count * kv_format.page_bytes
         if memory.readonly or memory.nbytes < size_bytes:
             raise ValueError(f"pool: {memory.nbytes} bytes, {count} pages need {size_bytes} writable ones")
-        tokens, dim, heads = kv_format.page_tokens, kv_format.head_dim, kv_format.kv_heads
+        group = kv_format.group
+        tokens, dim, heads, layers = group.page_tokens, group.head_dim, group.kv_heads, group.layers
         blocks = torch.frombuffer(memory, dtype=torch.bfloat16, count=size_bytes // 2)
-        blocks = blocks.view(count, kv_format.layers, 2, heads, tokens * dim)
+        blocks = blocks.view(count, layers, 2, heads, tokens * dim)
         self.count = count
         self._tokens = tokens
-        self._keys = blocks[:, :, 0].view(count, kv_format.layers, heads, dim // 2, tokens, 2)
-        self._values = blocks[:, :, 1].view(count, kv_format.layers, heads, tokens // 2, dim, 2)
+        self._keys = blocks[:, :, 0].view(count, layers, heads, dim // 2, tokens, 2)
+        self._values = blocks[:, :, 1].view(count, layers, heads, tokens // 2, dim, 2)
 
     def write(
         self, layer: int, table: torch.Tensor, first: int, keys: torch.Tensor, values: torch.Tensor

@@ -125,9 +125,9 @@ class Projection:
     def values(self, items: dict[Any, Any]) -> object:
         return tuple((key, self.flat(pages)) for key, pages in items.items())
 
-    def values_last(self, items: dict[Any, Any]) -> object:
-        """A dictionary of tuples that end in pages."""
-        return self.last_of_each((key, *item) for key, item in items.items())
+    def gifts(self, items: dict[Any, Any]) -> object:
+        """Lists of tuples that end in pages; an empty list is none."""
+        return self.lists_last({key: item for key, item in items.items() if item})
 
     def values_of_values(self, items: dict[Any, dict[Any, Any]]) -> object:
         return tuple((key, self.values(item)) for key, item in items.items())
@@ -165,7 +165,7 @@ UNTOLD = frozenset(
 )
 PAGES: dict[tuple[str, str], Teller] = {
     ("Ledger", "free"): Projection.freed,
-    ("Ledger", "given"): Projection.values_last,
+    ("Ledger", "given"): Projection.lists_last,
     ("PrefixTree", "node_at"): Projection.nodes,
     ("Target", "early_offers"): Projection.last_of_each,
     ("Target", "shared"): Projection.flat,

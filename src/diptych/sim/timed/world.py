@@ -128,7 +128,7 @@ class TimedWorld:
         self.at(now_ns + self.latency_ns, seat.name, DOOR, frame)
 
     def _fence(self, now_ns: int, seat: TimedSeat, action: actions.FenceWorker) -> None:
-        self.supervisor.fence(now_ns, action.worker)
+        self.at(now_ns + self.latency_ns, CONTROL, SUPERVISOR, events.FenceAsked(action.worker))
 
     def _emit(self, stream: Stream, sequence: int) -> None:
         frame = LastFrame(stream.ask.request, sequence)
