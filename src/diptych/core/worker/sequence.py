@@ -71,7 +71,8 @@ class Target:
     __slots__ = (
         "ask", "asked_ns", "asked_page", "border", "bytes_moved", "computed", "early_offers", "fetched",
         "key", "leaf", "open", "outcomes", "prompting", "pull_ns", "pulled_pages", "recipe", "sealed",
-        "sequences", "serial", "shared", "source", "spare", "split", "started", "state", "tabled", "waited_ns",
+        "sequences", "serial", "shared", "source", "spare", "split", "started", "state", "tabled",
+        "waited_ns",
     )
     # fmt: on
 
@@ -96,8 +97,8 @@ class Target:
         self.computed = 0
         """Shared tokens at hand."""
         self.tabled = 0
-        self.early_offers: list[tuple[Incarnation, int, Pages, int]] = []
-        """(source, first page, pages, claim) of offers that came before the recipe."""
+        self.early_offers: list[tuple[Incarnation, int, int, Pages]] = []
+        """(source, first page, claim, pages) of offers that came before the recipe."""
         self.asked_page = 0
         """Prompt pages before this one are here or being pulled."""
         self.fetched: dict[int, list[int]] = {}

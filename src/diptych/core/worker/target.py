@@ -142,7 +142,7 @@ class Targets:
         if fact.source is not None and task.computed < fact.split:
             task.state = FETCHING
             offers, task.early_offers = task.early_offers, []
-            for sender, first_page, pages, claim in offers:
+            for sender, first_page, claim, pages in offers:
                 self._take(now_ns, task, sender, first_page, pages, claim)
         else:
             self._refuse_early(task)
@@ -151,7 +151,7 @@ class Targets:
 
     def keep_early(self, now_ns: int, task: Target, fact: PagesOffered) -> None:
         """Control told the source first: what it offers must wait for the recipe."""
-        task.early_offers.append((fact.sender, fact.first_page, fact.pages, fact.claim))
+        task.early_offers.append((fact.sender, fact.first_page, fact.claim, fact.pages))
 
     def claim(self, now_ns: int, task: Target, fact: PagesOffered) -> None:
         if fact.sender in self.ledger.lost:
@@ -237,7 +237,7 @@ class Targets:
         self.ledger.send_ownership(Send(to=sender, fact=fact))
 
     def _refuse_early(self, task: Target) -> None:
-        for sender, first_page, _, claim in task.early_offers:
+        for sender, first_page, claim, _ in task.early_offers:
             if sender not in self.ledger.lost:
                 self._refuse(task.key, sender, first_page, claim)
         task.early_offers = []

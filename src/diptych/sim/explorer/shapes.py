@@ -169,6 +169,8 @@ PAGES: dict[tuple[str, str], Teller] = {
     ("PrefixTree", "node_at"): Projection.nodes,
     ("Target", "early_offers"): Projection.last_of_each,
     ("Target", "shared"): Projection.flat,
+    ("Target", "fetched"): Projection.values,
+    ("", "into"): Projection.flat,
     ("Source", "spare"): Projection.flat,
     ("Target", "spare"): Projection.flat,
     ("Stream", "tables"): Projection.values,
