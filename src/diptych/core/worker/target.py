@@ -222,7 +222,9 @@ class Targets:
 
     def lend_context(self, now_ns: int, task: Target, fact: ContextNeeded) -> None:
         """The source reads our pages where they lie; this very request keeps them pinned anyway, but
-        the loan outlives it where the source is slower than a cancel."""
+        the loan outlives it where the source is slower than a cancel. The dead would never return it."""
+        if fact.sender in self.ledger.lost:
+            return
         pages = tuple(task.shared[fact.first_page : min(fact.end_page, task.sealed)])
         if pages and (task.key, fact.sender) not in self.loans:
             assert task.leaf is not None
@@ -272,31 +274,33 @@ class Targets:
         self._drop(task)
         self._tell(CONTROL, StreamPaused(request=request, attempt=attempt, worker=self.config.worker))
 
-    def run_ended(self, task: Target) -> None:
-        """Its prompt spans ran, or a sequence of it finished."""
+    def started(self, task: Target) -> None:
+        """The run that completes its prompt begins."""
+        task.started = True
+        request, attempt = task.key
+        self._tell(
+            CONTROL,
+            StreamStarted(
+                request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
+            ),
+        )
+
+    def ended(self, task: Target) -> None:
+        """Its last sequence has finished."""
         if task.state is CLOSING:
             return
         request, attempt = task.key
-        if not (task.started or task.prompting):
-            task.started = True
-            self._tell(
-                CONTROL,
-                StreamStarted(
-                    request=request, attempt=attempt, worker=self.config.worker, waited_ns=task.waited_ns
-                ),
-            )
-        if not task.open:
-            self._drop(task)
-            self._tell(
-                CONTROL,
-                StreamEnded(
-                    request=request,
-                    attempt=attempt,
-                    worker=self.config.worker,
-                    outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
-                    reasons=tuple(reason for _, _, reason in task.outcomes),
-                ),
-            )
+        self._drop(task)
+        self._tell(
+            CONTROL,
+            StreamEnded(
+                request=request,
+                attempt=attempt,
+                worker=self.config.worker,
+                outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
+                reasons=tuple(reason for _, _, reason in task.outcomes),
+            ),
+        )
 
     def close(self) -> None:
         """No run uses the pages of released tasks any more."""
