@@ -125,6 +125,28 @@ def test_a_loan_ends_with_its_reader(table: Callable[..., Any]) -> None:
     assert bench.home()
 
 
+@pytest.mark.parametrize("source", ["prefill-1@1", None])
+def test_context_that_the_dead_asked_for_is_not_lent(table: Callable[..., Any], source: str | None) -> None:
+    """Word of the source's death overtakes its question: nobody would ever return the loan."""
+    bench = table(D, pages=16, chunk_tokens=16)
+    bench.ask(tokens=18)
+    bench.fix()
+    while bench.run is not None and bench.run.prompts:
+        bench.ran()
+    bench.finish(emitted=1, tokens=18)
+    bench.ask(attempt=2, tokens=30)
+    bench.fix(attempt=2, split=28, source=P)
+    bury(bench, P)
+    bench.say(facts.SourceLost(request="r", attempt=2))
+    bench.fix(attempt=2, split=28 if source else 16, source=source)
+    question = facts.ContextNeeded(request="r", attempt=2, sender=P, first_page=0, end_page=4)
+    assert bench.say(question) == []
+    bench.release(attempt=2)
+    if bench.run is not None:
+        bench.ran()
+    assert bench.home()
+
+
 def test_a_prefill_ends_with_the_control_plane_that_asked_for_it(table: Callable[..., Any]) -> None:
     """The next one will ask again, under another attempt."""
     bench = table(P)

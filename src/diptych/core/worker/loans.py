@@ -22,7 +22,10 @@ class Loans:
 
     def lend(self, now_ns: int, task: Target, fact: ContextNeeded) -> None:
         """This very request keeps the pages pinned anyway, but the loan outlives it where the source is
-        slower than a cancel. A source in another pool gets a claim to copy them by."""
+        slower than a cancel. A source in another pool gets a claim to copy them by. The dead would
+        never return a loan."""
+        if fact.sender in self.ledger.lost:
+            return
         pages = tuple(task.shared[fact.first_page : min(fact.end_page, task.sealed)])
         claim = 0
         if pages:

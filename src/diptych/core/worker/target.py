@@ -279,37 +279,39 @@ class Targets:
         self._drop(task)
         self._tell(CONTROL, StreamPaused(request=request, attempt=attempt, worker=self.config.worker))
 
-    def run_ended(self, task: Target) -> None:
-        """Its prompt spans ran, or a sequence of it finished."""
+    def started(self, task: Target) -> None:
+        """The run that completes its prompt begins."""
+        task.started = True
+        request, attempt = task.key
+        self._tell(
+            CONTROL,
+            StreamStarted(
+                request=request,
+                attempt=attempt,
+                worker=self.config.worker,
+                waited_ns=task.waited_ns,
+                bytes_moved=task.bytes_moved,
+                pulled_pages=task.pulled_pages,
+                pull_ns=task.pull_ns,
+            ),
+        )
+
+    def ended(self, task: Target) -> None:
+        """Its last sequence has finished."""
         if task.state is CLOSING:
             return
         request, attempt = task.key
-        if not (task.started or task.prompting):
-            task.started = True
-            self._tell(
-                CONTROL,
-                StreamStarted(
-                    request=request,
-                    attempt=attempt,
-                    worker=self.config.worker,
-                    waited_ns=task.waited_ns,
-                    bytes_moved=task.bytes_moved,
-                    pulled_pages=task.pulled_pages,
-                    pull_ns=task.pull_ns,
-                ),
-            )
-        if not task.open:
-            self._drop(task)
-            self._tell(
-                CONTROL,
-                StreamEnded(
-                    request=request,
-                    attempt=attempt,
-                    worker=self.config.worker,
-                    outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
-                    reasons=tuple(reason for _, _, reason in task.outcomes),
-                ),
-            )
+        self._drop(task)
+        self._tell(
+            CONTROL,
+            StreamEnded(
+                request=request,
+                attempt=attempt,
+                worker=self.config.worker,
+                outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
+                reasons=tuple(reason for _, _, reason in task.outcomes),
+            ),
+        )
 
     def close(self) -> None:
         """No run uses the pages of released tasks any more."""
