@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -54,10 +55,8 @@ class Stream:
 
     def close(self) -> None:
         """Also from another thread, whose read or write then fails."""
-        try:
+        with contextlib.suppress(OSError):  # The peer closed it, or it was never connected.
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # It was closed by the peer, or never connected.
         self.socket.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import threading
@@ -89,10 +90,8 @@ class TcpTransport:
         return self._event
 
     def completed(self) -> list[PullDone]:
-        try:
+        with contextlib.suppress(BlockingIOError):  # Asked without being told to.
             os.eventfd_read(self._event)
-        except BlockingIOError:
-            pass  # Asked without being told to.
         with self._lock:
             done = list(self._done)
             self._done.clear()
