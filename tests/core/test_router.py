@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from diptych.core.config import ControlConfig
 from diptych.core.control.fleet import Fleet
 from diptych.core.control.need import Need, Route
+from diptych.core.control.reasons import in_words
 from diptych.core.control.router import Router
 from diptych.core.facts import RequestArrived, WorkerJoined
 from diptych.core.recipe import OPEN_END, Recipe, join
@@ -62,9 +63,11 @@ def test_a_long_prompt_goes_to_prefill_up_to_the_last_page_border() -> None:
     route = routed(router, need(500))
     assert route.source is not None
     assert (route.source.name, route.target.name, route.split) == ("prefill-0@1", "decode-0@1", 496)
-    reasons = router.explain(route, 0, need(500))
-    assert any("prefill-0@1 computes 496 tokens" in reason for reason in reasons)
-    assert "without a source" in reasons[-1]
+    reasons = router.reasons(route, need(500))
+    assert (reasons.source_tokens, reasons.own_tokens, reasons.held_tokens) == (496, 4, 0)
+    words = in_words(reasons)
+    assert any("prefill-0@1 computes 496 tokens" in reason for reason in words)
+    assert "without a source" in words[-1]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, PAGE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from diptych.core.config import ControlConfig
+from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.facts import WorkerBeat, WorkerJoined
 from diptych.core.ids import Incarnation, PageHash, worker_name
 
@@ -15,6 +15,9 @@ DOUBT_NS = 60_000_000_000
 """After so long without a new measurement a worker's prefill rate is doubted in full."""
 DOUBT_MAX = 0.75
 
+Pool = tuple[str, int]
+"""Host and tokens of a page: workers of one pool read each other's pages where they lie."""
+
 
 class WorkerView:
     """One live incarnation, as last heard."""
@@ -22,8 +25,8 @@ class WorkerView:
     # fmt: off
     __slots__ = (
         "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "host", "joined",
-        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "prefill_ns_per_token",
-        "recent", "role", "short", "streams", "waiting",
+        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "pool",
+        "prefill_ns_per_token", "recent", "role", "short", "streams", "waiting",
     )
     # fmt: on
 
@@ -34,6 +37,7 @@ class WorkerView:
         self.role = joined.role
         self.numerics = joined.numerics
         self.page_tokens = joined.page_tokens
+        self.pool: Pool = (joined.host, joined.page_tokens)
         self.heard_ns = now_ns
         self.fenced = False
         self.granted = joined.room > 0
@@ -71,7 +75,8 @@ class WorkerView:
         self.decode_ns_per_step = fact.decode_ns_per_step
 
     def held_pages(self, hashes: tuple[PageHash, ...]) -> int:
-        """How many leading pages it probably has. Prefixes are closed, so halving finds the end."""
+        """How many leading pages it probably has. Prefixes are closed, so halving finds the end: from
+        the front, for most workers have little more than what all prompts begin with."""
         recent, older = self.recent, self.older
         if not hashes or (hashes[0] not in recent and hashes[0] not in older):
             return 0
@@ -79,7 +84,7 @@ class WorkerView:
             return len(hashes)
         low, high = 1, len(hashes) - 1
         while low < high:
-            middle = (low + high) // 2
+            middle = min(2 * low - 1, (low + high) // 2)
             if hashes[middle] in recent or hashes[middle] in older:
                 low = middle + 1
             else:
@@ -92,8 +97,26 @@ class WorkerView:
         if len(self.recent) > pages_max // 2:
             self.recent, self.older = {}, self.recent
 
-    def forget_prefixes(self) -> None:
-        self.recent, self.older = {}, {}
+    def forget(self, hashes: tuple[PageHash, ...]) -> None:
+        """It turned out not to have these pages."""
+        for page in hashes:
+            self.recent.pop(page, None)
+            self.older.pop(page, None)
+
+
+class Serving:
+    """The workers that can take requests for one model."""
+
+    __slots__ = ("pools", "targets", "views")
+
+    def __init__(self, views: list[WorkerView]) -> None:
+        self.views = views
+        able = [view for view in views if view.joined.samples]
+        self.targets = [view for view in able if view.role != PREFILL] or able
+        """Those that requests are given to: who prefers prefill only where nobody else is there."""
+        self.pools: dict[Pool, list[WorkerView]] = {}
+        for view in views:
+            self.pools.setdefault(view.pool, []).append(view)
 
 
 class Fleet:
@@ -108,8 +131,10 @@ class Fleet:
         """Names of workers that hosts run and that never joined: the fleet's numerics are not all known."""
         self._seen: dict[str, None] = {}
         self._numerics: dict[tuple[str, str], str] = {}
-        self._serving: dict[str, list[WorkerView]] = {}
+        self._serving: dict[str, Serving] = {}
         """By model, until some worker comes, goes or is fenced."""
+        self.lease_end_ns = FOREVER_NS
+        """No lease ends before; brought up to date when that moment comes."""
 
     def expect(self, names: Iterable[str]) -> None:
         """A host says which workers it runs."""
@@ -124,6 +149,7 @@ class Fleet:
         self._seen[worker_name(fact.worker)] = None
         self.unseen.pop(worker_name(fact.worker), None)
         self._serving.clear()
+        self.lease_end_ns = min(self.lease_end_ns, now_ns + self.config.lease_ns)
         for model in fact.models:
             self.models[model] = None
             self._numerics.setdefault((model, fact.role), fact.numerics[0])
@@ -143,13 +169,13 @@ class Fleet:
         self._serving.clear()
         view.fenced = True
 
-    def serving(self, model: str) -> list[WorkerView]:
+    def serving(self, model: str) -> Serving:
         """Workers that can take requests for the model now."""
         found = self._serving.get(model)
         if found is None:
             views = self.workers.values()
-            found = [v for v in views if v.granted and not v.fenced and model in v.joined.models]
-            self._serving[model] = found
+            able = [v for v in views if v.granted and not v.fenced and model in v.joined.models]
+            found = self._serving[model] = Serving(able)
         return found
 
     def canonical(self, model: str) -> tuple[str, str] | None:
@@ -159,12 +185,11 @@ class Fleet:
         decode = decode or prefill
         return None if prefill is None or decode is None else (prefill, decode)
 
-    def lease_end_ns(self) -> int | None:
-        heard = [view.heard_ns for view in self.workers.values() if not view.fenced]
-        return min(heard) + self.config.lease_ns if heard else None
-
     def silent(self, now_ns: int) -> list[WorkerView]:
+        """Whose leases have ended."""
         limit = now_ns - self.config.lease_ns
+        heard = [view.heard_ns for view in self.workers.values() if not view.fenced and view.heard_ns > limit]
+        self.lease_end_ns = min(heard) + self.config.lease_ns if heard else FOREVER_NS
         return [view for view in self.workers.values() if not view.fenced and view.heard_ns <= limit]
 
     def excuse(self, duration_ns: int) -> None:

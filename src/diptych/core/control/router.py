@@ -9,18 +9,19 @@
                   + D's load: streams it serves, by its step time
 
 Cost is linear in p, so only the ends can be best: nothing from P (p = what D holds), what P has cached
-(a handoff without prefill), and the last page border. Every figure is measured by the workers
-themselves (a source's is doubted when nobody has measured it for long); every choice comes with its reasons.
+(a handoff without prefill), and the last page border. Which P is best for either depends on D by what D
+holds alone, so that not every pair is priced. Every figure is measured by the workers themselves (a
+source's is doubted when nobody has measured it for long); every choice comes with its reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from diptych.core.config import ControlConfig
-from diptych.core.control.fleet import DECODE, PREFILL, Fleet, WorkerView
+from diptych.core.control.fleet import DECODE, Fleet, Pool, Serving, WorkerView
 from diptych.core.control.need import Need, Quote, Route
-from diptych.core.recipe import numerics_at, numerics_of, run_end
+from diptych.core.control.supply import Supply, computes
+from diptych.core.facts import RouteReasons
+from diptych.core.recipe import numerics_of
 
 DECODE_DUTY = 2.0
 """Prompt work on a worker that prefers decoding costs so much more than its time."""
@@ -39,88 +40,56 @@ class Router:
 
     def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
-        quotes = [self._quote(view, need, now_ns) for view in self.fleet.serving(need.model)]
+        serving = self.fleet.serving(need.model)
         tail_tokens = need.known_tokens - need.border
+        supplies: dict[Pool, Supply] = {}
         best: Route | None = None
-        for target in self._targets(quotes, need):
+        for target in self._targets(serving, need):
             # No choice of P makes a target cheaper than its load and the tail it always computes.
-            if best is None or target.load + tail_tokens * target.rate < best.cost_ns:
-                best = self._cheapest(target, quotes, need, best)
+            least_ns = self._load(target) + tail_tokens * target.prefill_ns_per_token
+            if best is not None and least_ns >= best.cost_ns:
+                continue
+            supply = supplies.get(target.pool)
+            if supply is None:
+                supply = supplies[target.pool] = self._supply(serving.pools[target.pool], need, now_ns)
+            best = self._cheaper(best, target, self._held(target, need), supply)
         return best
 
     def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, p) for a target that has said what it really holds; None where the recipe
         asks for numerics that neither the target nor any source can compute."""
-        chosen = Quote(target, held_tokens, target.prefill_ns_per_token, 0.0, self._load(target))
-        others = [v for v in self.fleet.serving(need.model) if v is not target]
-        return self._cheapest(chosen, [self._quote(view, need, now_ns) for view in others], need, None)
-
-    def _cheapest(self, target: Quote, quotes: list[Quote], need: Need, best: Route | None) -> Route | None:
-        """The best of `best` and what this target offers, beside the best with a source or without
-        one, whichever was not chosen."""
-        alone_ns = shared_ns = None
-        if self._computes(target.view, need, target.held, need.border):
-            alone_ns = self._price(target, None, target.held, need)
-            if best is None or alone_ns < best.cost_ns:
-                best = Route(target.view, None, target.held, alone_ns)
-        for source, split in self._sources(target, quotes, need):
-            cost = self._price(target, source, split, need)
-            if shared_ns is None or cost < shared_ns:
-                shared_ns = cost
-            if best is None or cost < best.cost_ns:
-                best = Route(target.view, source.view, split, cost, source.hope)
-        if best is not None and best.target is target.view:
-            best.other_ns = alone_ns if best.source is not None else shared_ns
-        return best
+        pool = self.fleet.serving(need.model).pools.get(target.pool, [])
+        return self._cheaper(None, target, held_tokens, self._supply(pool, need, now_ns))
 
     def exact(self, need: Need) -> bool:
         """Whether the live workers together can compute every run of the recipe."""
-        able = {numerics for view in self.fleet.serving(need.model) for numerics in view.numerics}
+        able = {numerics for view in self.fleet.serving(need.model).views for numerics in view.numerics}
         return numerics_of(need.recipe) <= able
 
     # ---- candidates -------------------------------------------------------------------------------
 
-    def _quote(self, view: WorkerView, need: Need, now_ns: int) -> Quote:
-        rate, hope = view.prefill_ns_per_token, view.prompt_ns_per_token(now_ns)
-        return Quote(view, self._held(view, need), rate, hope, self._load(view))
-
     def _held(self, view: WorkerView, need: Need) -> int:
         return min(view.held_pages(need.arrived.page_hashes) * view.page_tokens, need.split_max)
 
-    def _targets(self, quotes: list[Quote], need: Need) -> list[Quote]:
-        able = [quote for quote in quotes if quote.view.joined.samples and self._can_end(quote.view, need)]
-        preferred = [quote for quote in able if quote.view.role != PREFILL]
-        return preferred or able
+    def _supply(self, views: list[WorkerView], need: Need, now_ns: int) -> Supply:
+        hashes, split_max = need.arrived.page_hashes, need.split_max
+        quotes: list[Quote] = []
+        for view in views:
+            held = view.held_pages(hashes) * view.page_tokens
+            rate = view.prompt_ns_per_token(now_ns)
+            duty = DECODE_DUTY if view.role == DECODE else 1.0
+            quotes.append(Quote(view, min(held, split_max), rate * view.pending_tokens, rate * duty))
+        return Supply(need, quotes)
+
+    def _targets(self, serving: Serving, need: Need) -> list[WorkerView]:
+        if not need.recipe:
+            return serving.targets
+        able = [view for view in serving.targets if self._can_end(view, need)]
+        return able or [view for view in serving.views if view.joined.samples and self._can_end(view, need)]
 
     def _can_end(self, view: WorkerView, need: Need) -> bool:
         """It must compute everything after the border: tail, emitted tokens, and what follows."""
-        if not need.recipe:
-            return True
         return all(run.numerics in view.numerics for run in need.recipe if run.end > need.border)
-
-    def _sources(self, target: Quote, quotes: list[Quote], need: Need) -> Iterator[tuple[Quote, int]]:
-        """Every (source, split) that can give the target more than it holds."""
-        at_hand, host, page_tokens = target.held, target.view.host, target.view.page_tokens
-        for source in quotes:
-            view = source.view
-            if source is target or view.host != host or view.page_tokens != page_tokens:
-                continue
-            for split in (source.held, need.split_max) if source.held < need.split_max else (need.split_max,):
-                if split <= at_hand:
-                    continue
-                able = self._computes(view, need, min(at_hand, source.held), split)
-                if able and self._computes(target.view, need, split, need.border):
-                    yield source, split
-
-    def _computes(self, view: WorkerView, need: Need, first: int, end: int) -> bool:
-        if not need.recipe:
-            return True
-        position = first
-        while position < end:
-            if numerics_at(need.recipe, position) not in view.numerics:
-                return False
-            position = run_end(need.recipe, position)
-        return True
 
     # ---- prices -----------------------------------------------------------------------------------
 
@@ -129,47 +98,67 @@ class Router:
         steps = target.streams * LOAD_STEPS + target.waiting * WAITING_STEPS
         return steps * target.decode_ns_per_step
 
-    def _price(self, target: Quote, source: Quote | None, split: int, need: Need) -> int:
-        """Predicted time until the target can go on, and what that costs its other streams."""
-        view, rate = target.view, target.rate
-        own_tokens = need.known_tokens - max(split, target.held)
-        cost: float = target.load + rate * own_tokens * (1.0 + DISTURBANCE * view.streams)
-        if view.role == DECODE:
-            cost += rate * (own_tokens - need.known_tokens + need.border) * (DECODE_DUTY - 1.0)
-        ahead = float(rate * view.pending_tokens)
-        if source is not None:
-            tokens = max(0, split - max(source.held, target.held))
-            duty = DECODE_DUTY if source.view.role == DECODE else 1.0
-            cost += source.hope * tokens * (duty - 1.0)
-            behind = source.hope * (source.view.pending_tokens + tokens) if tokens else 0.0
+    def _cheaper(self, best: Route | None, target: WorkerView, at_hand: int, supply: Supply) -> Route | None:
+        """`best`, or what this target offers if that is cheaper: alone, with a source that has everything
+        up to the last border, or with what a source has cached."""
+        need = supply.need
+        rate = target.prefill_ns_per_token
+        # Of a token below the border, and of one after it, when the target computes it itself.
+        late_ns = rate * (1.0 + DISTURBANCE * target.streams)
+        early_ns = late_ns + rate * (DECODE_DUTY - 1.0) if target.role == DECODE else late_ns
+        tail_ns = self._load(target) + late_ns * (need.known_tokens - need.border)
+        queue_ns = float(rate * target.pending_tokens)
+        alone_ns: int | None = None
+        chosen: Route | None = None
+        if not need.recipe or computes(target, need, at_hand, need.border):
+            alone_ns = int(tail_ns + early_ns * (need.border - at_hand) + queue_ns)
+            chosen = Route(target, at_hand, at_hand, alone_ns, None)
+        shared_ns: int | None = None
+        maker, saver = supply.maker(target, at_hand), supply.saver(target, at_hand)
+        for source, split in ((maker, need.split_max), (saver, saver.held if saver is not None else 0)):
+            if source is None or (need.recipe and not computes(target, need, split, need.border)):
+                continue
             # P works while D's own queue runs down: the longer of the two is waited for, not their sum.
-            ahead = max(ahead, behind + self.config.handoff_ns)
-        return int(cost + ahead)
+            ahead_ns = max(queue_ns, source.wait_ns(split, at_hand) + self.config.handoff_ns)
+            cost_ns = int(tail_ns + early_ns * (need.border - split) + ahead_ns)
+            if shared_ns is None or cost_ns < shared_ns:
+                shared_ns = cost_ns
+            if chosen is None or cost_ns < chosen.cost_ns:
+                chosen = Route(target, at_hand, split, cost_ns, source)
+        if chosen is None or (best is not None and chosen.cost_ns >= best.cost_ns):
+            return best
+        chosen.other_ns = shared_ns if chosen.source is None else alone_ns
+        return chosen
 
-    def explain(self, route: Route, held_tokens: int, need: Need) -> tuple[str, ...]:
-        """The choice in words, with the figures it rests on as the workers measured them."""
-        target, source = route.target, route.source
-        own = need.known_tokens - max(route.split, held_tokens)
-        reasons = [
-            f"{target.name} computes {own} tokens at {_ms(target.prefill_ns_per_token)} each,"
-            f" behind {target.pending_tokens} others, beside {target.streams} streams"
-        ]
-        if held_tokens:
-            reasons.append(f"{target.name} holds {held_tokens} tokens")
-        if source is not None:
-            cached = self._held(source, need)
-            tokens = max(0, route.split - max(cached, held_tokens))
-            reasons.append(
-                f"{source.name} computes {tokens} tokens at {_ms(route.source_rate)} each"
-                f" (last measured: {_ms(source.prefill_ns_per_token)}), behind {source.pending_tokens}"
-                f" others, and caches {cached}; the handoff takes {_ms(self.config.handoff_ns)}"
+    def reasons(self, route: Route, need: Need) -> RouteReasons:
+        """The figures that the choice rests on, as the workers measured them."""
+        target, quote = route.target, route.quote
+        own_tokens = need.known_tokens - max(route.split, route.held)
+        if quote is None:
+            return RouteReasons(
+                target=target.name,
+                held_tokens=route.held,
+                own_tokens=own_tokens,
+                target_rate_ns=target.prefill_ns_per_token,
+                target_queue_tokens=target.pending_tokens,
+                target_streams=target.streams,
+                cost_ns=route.cost_ns,
+                other_ns=route.other_ns,
             )
-        other = "without a source" if source is not None else "with the best source"
-        cost = f"predicted cost {_ms(route.cost_ns)}"
-        if route.other_ns is not None:
-            cost += f", {other} {_ms(route.other_ns)}"
-        return (*reasons, cost)
-
-
-def _ms(duration_ns: float) -> str:
-    return f"{duration_ns / 1e6:.2f} ms"
+        return RouteReasons(
+            target=target.name,
+            held_tokens=route.held,
+            own_tokens=own_tokens,
+            target_rate_ns=target.prefill_ns_per_token,
+            target_queue_tokens=target.pending_tokens,
+            target_streams=target.streams,
+            cost_ns=route.cost_ns,
+            other_ns=route.other_ns,
+            source=quote.view.name,
+            source_tokens=route.source_tokens,
+            source_cached_tokens=quote.held,
+            source_rate_ns=int(quote.rate),
+            source_measured_ns=quote.view.prefill_ns_per_token,
+            source_queue_tokens=quote.view.pending_tokens,
+            handoff_ns=self.config.handoff_ns,
+        )

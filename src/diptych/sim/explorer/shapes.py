@@ -179,7 +179,6 @@ PAGES: dict[tuple[str, str], Teller] = {
     ("OwnershipStated", "given"): Projection.last_of_each,
     ("EstateSettled", "lent"): Projection.last_of_each,
     ("EstateSettled", "moved"): Projection.last_of_each,
-    ("Dispatch", "_expected_ns"): Projection.walk,
     ("Requests", "records"): Projection.keys,
     ("Client", "record"): Projection.record,
     ("RequestEnded", "record"): Projection.record,
