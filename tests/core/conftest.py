@@ -30,10 +30,10 @@ class Table:
     """Steps one worker by hand and keeps what it asked for."""
 
     def __init__(self, worker: str, pages: int, **settings: Any) -> None:
-        defaults = {"quantum_tokens": 4, "chunk_tokens": 8, "mixed_chunk_tokens": 4}
+        defaults = {"quantum_tokens": 4, "chunk_tokens": 8, "mixed_chunk_tokens": 4, "page_tokens": PAGE}
         config = WorkerConfig(
             worker=worker, host="host", role="both", engine="scripted", models=("model",), formats=("int8",),
-            numerics=("int8", "int4"), context_tokens_max=512, page_tokens=PAGE, **(defaults | settings),
+            numerics=("int8", "int4"), context_tokens_max=512, **(defaults | settings),
         )  # fmt: skip
         self.machine = Worker(config)
         self.now_ns = 0
