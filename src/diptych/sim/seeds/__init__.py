@@ -15,8 +15,11 @@ MAKERS: dict[str, Callable[[int], Scenario]] = {
     "handoff": handoff_scenario,
     "network": network_scenario,
     "strain": strain_scenario,
+    "faultless": lambda seed: random_scenario(seed, faultless=True),
 }
-"""Kinds of scenario; one seed of each is a round."""
+"""Kinds of scenario."""
+ROUND = ("mixed", "handoff", "network", "strain")
+"""What `make sim` tries in turn; the seeds of `faultless` are those of `mixed` with nothing going wrong."""
 
 
 def scenario(name: str) -> Scenario:

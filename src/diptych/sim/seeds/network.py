@@ -28,8 +28,8 @@ def network_scenario(seed: int) -> Scenario:
     requests = random_requests(random_, workers, doors, span_ns, page_tokens)
     control_host = random_.choice(["host-0", "host-0", "host-c"])
     faults = [_link_fault(random_, workers, control_host, span_ns) for _ in range(random_.choice([1, 2, 4]))]
-    for _ in range(random_.choice([0, 0, 1, 3])):
-        faults.append(_other_fault(random_, workers, doors, control_host, span_ns))
+    others = range(random_.choice([0, 0, 1, 3]))
+    faults += [_other_fault(random_, workers, doors, control_host, span_ns) for _ in others]
     leavers = random_.sample(requests, len(requests) // 8)
     faults += [
         Fault(at_ns=r.at_ns + random_.randrange(200) * MILLISECOND_NS, kind="leave", target=r.request)
