@@ -98,8 +98,6 @@ class _Pages:
         scales = [self.scales[kv].read(pool, int(page), size)[..., 0] for page in pages if self.scales]
         joined = np.concatenate(scales, 2) if scales else np.empty((0, 0, 0), np.float32)
         return np.concatenate(codes, 2), joined
-            (0, 0, 0), np.float32
-        )
 
     def write(
         self,
