@@ -9,14 +9,35 @@ from typing import Any
 import msgspec
 import pytest
 
-from diptych.core.actions import Action, EndRun, Send
+from diptych.core.actions import Action, EndRun, FenceWorker, Send
 from diptych.core.config import ControlConfig
+from diptych.core.control import ControlPlane
 from diptych.core.errors import BrokenInvariant
-from diptych.core.facts import ClientGone, ControlJoined, DeadlinePassed, DriverStalled, Fact
+from diptych.core.facts import (
+    ClientGone,
+    ControlJoined,
+    DeadlinePassed,
+    DoorJoined,
+    DriverStalled,
+    Fact,
+    HostStated,
+    WorkerJoined,
+)
 from diptych.live.driver import Driver, own_clock
 from diptych.live.log_file import Origin, Recorder
 
 MS = 1_000_000
+WORKER_JOINED = WorkerJoined(
+    worker="w@1",
+    host="h",
+    role="both",
+    engine="scripted",
+    models=("m",),
+    numerics=("x",),
+    formats=("x",),
+    page_tokens=4,
+    context_tokens_max=64,
+)
 
 
 class Echo:
@@ -137,6 +158,31 @@ def test_a_deadline_that_a_stall_moved_has_not_passed() -> None:
         clock.now_ns = 700 * MS
         await asyncio.sleep(0.01)
         assert machine.kinds() == ["DriverStalled"]
+        driver.close()
+
+    run(drive())
+
+
+def test_control_that_stood_still_with_its_workers_gives_them_their_lease_again() -> None:
+    """A host that stops and goes on: nobody was silent while control could have heard."""
+
+    async def drive() -> None:
+        clock, asked = Clock(), list[Action]()
+        lease_ns = 3000 * MS
+        machine = ControlPlane(ControlConfig(lease_ns=lease_ns))
+        driver = Driver(machine, asked.append, clock_ns=clock)
+        driver.start()
+        driver.feed(HostStated(host="h", pool_pages=8, workers=("w@1",), shares=(("w", 8),)))
+        driver.feed(WORKER_JOINED)
+        clock.now_ns = 100 * MS
+        driver.feed(DoorJoined(door="door-0"))
+        clock.now_ns = 60_000 * MS
+        driver.feed(DeadlinePassed())
+        assert [action for action in asked if isinstance(action, FenceWorker)] == []
+        assert machine.next_deadline_ns() == clock.now_ns - 100 * MS + lease_ns
+        clock.now_ns += lease_ns
+        driver.feed(DeadlinePassed())
+        assert [action.worker for action in asked if isinstance(action, FenceWorker)] == ["w@1"]
         driver.close()
 
     run(drive())

@@ -168,7 +168,7 @@ class Seat:
     def _step(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
         due_ns = self._due_ns
         if due_ns is not None and now_ns - due_ns > self._stall_ns:
-            stalled = DriverStalled(duration_ns=now_ns - self._armed_ns)
+            stalled = DriverStalled(duration_ns=now_ns - min(self._armed_ns, due_ns))
             self._run(now_ns, self.name, stalled, None)
             self._set_alarm()
             due_ns = self._due_ns

@@ -44,8 +44,8 @@ def show(console: Console, totals: Totals, failed: int, seconds: float) -> None:
     splits = ", ".join(f"{count:,} {name}" for name, count in totals.splits.items())
     console.print(
         f"{totals.scenarios:,} seeds passed, {failed:,} failed in {seconds:.1f} s:"
-        f" {totals.requests:,} requests, {totals.whole:,} whole ({totals.resumed:,} after more than one attempt),"
-        f" {totals.events:,} events",
+        f" {totals.requests:,} requests, {totals.whole:,} whole"
+        f" ({totals.resumed:,} after more than one attempt), {totals.events:,} events",
         highlight=False,
         soft_wrap=True,
     )
