@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -183,6 +184,32 @@ def test_control_that_stood_still_with_its_workers_gives_them_their_lease_again(
         clock.now_ns += lease_ns
         driver.feed(DeadlinePassed())
         assert [action.worker for action in asked if isinstance(action, FenceWorker)] == ["w@1"]
+        driver.close()
+
+    run(drive())
+
+
+def test_what_lies_in_the_sockets_is_read_before_a_deadline_is_told() -> None:
+    """As after a stop: the timer is due and a message has come, both before the loop runs again."""
+
+    async def drive() -> None:
+        machine = Echo()
+        driver = Driver(machine, lambda action: None, clock_ns=time.monotonic_ns)
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, lambda: driver.feed(ControlJoined(epoch=len(ours.recv(1)))))
+        machine.deadline_ns = time.monotonic_ns() + MS
+        driver.start()
+        # Sent when the loop has waited: the timer's turn comes first, as it does where a signal ended
+        # the wait for sockets.
+        loop.call_later(0.001, theirs.send, b"x")
+        time.sleep(0.005)
+        while len(machine.facts) < 2:
+            await asyncio.sleep(0.001)
+        assert machine.kinds() == ["ControlJoined", "DeadlinePassed"]
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
         driver.close()
 
     run(drive())

@@ -1,8 +1,9 @@
 """The live side of a machine: facts in, actions performed in order, deadlines kept. For any machine.
 
-A driver that stood still (its process was stopped, or the host was overloaded) finds its timer long
-overdue before it reads anything else, and says so first: `DriverStalled`. Otherwise it would take its
-own sleep for the silence of its peers.
+A driver that stood still (its process was stopped, or the host was overloaded) finds its deadline long
+overdue, and says so before anything else: `DriverStalled`. Otherwise it would take its own sleep for the
+silence of its peers. How long it slept it cannot know; at most since it last ran, so that is what it says.
+And before it tells any deadline it reads what has come meanwhile: peers that spoke were not silent.
 
 Its clock is its own: a time that leaks into another process is wrong by years there, also on one host.
 """
@@ -147,7 +148,14 @@ class Driver:
         self._timer = self._loop.call_later(wait_s, self._fire)
 
     def _fire(self) -> None:
+        """A loop that wakes late may run its timers before it looks at its sockets; two turns later it
+        has read them."""
         self._timer = None
+        self._loop.call_soon(self._loop.call_soon, self._tell_deadline)
+
+    def _tell_deadline(self) -> None:
+        if self._closed:
+            return
         if self._due_ns is not None and self._due_ns <= self._clock_ns():
             self.feed(DeadlinePassed())
         else:
