@@ -14,6 +14,8 @@ from diptych.sim.explorer.coverage import OPEN, TABLES, all_rows, counted, why_n
 from diptych.sim.explorer.report import story
 from diptych.sim.explorer.search import Explorer
 
+pytestmark = pytest.mark.interpreted  # It takes snapshots of machines, and compiled ones have none.
+
 
 def named(name: str, **budgets: int) -> Configuration:
     found = next(configuration for configuration in CONFIGURATIONS if configuration.name == name)

@@ -11,6 +11,8 @@ from diptych.sim.explorer.graph import FAULTS, Event
 from diptych.sim.explorer.search import Explorer
 from diptych.sim.explorer.world import POOL
 
+pytestmark = pytest.mark.interpreted  # Snapshots of machines: compiled ones have none.
+
 JOINS = ("ControlJoined", "ControlUp")
 Channels = dict[int, tuple[int, ...]]
 Used = dict[str, int]
