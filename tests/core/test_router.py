@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.config import ControlConfig
-from diptych.core.control.fleet import Fleet
-from diptych.core.control.need import Need, Route
+from diptych.core.control.fleet import NEVER_NS, Fleet
+from diptych.core.control.need import Need
 from diptych.core.control.reasons import in_words
-from diptych.core.control.router import Router
+from diptych.core.control.router import Route, Router
 from diptych.core.facts import RequestArrived, WorkerJoined
 from diptych.core.recipe import OPEN_END, Recipe, join
 
@@ -76,7 +76,7 @@ def test_a_prompt_without_a_full_page_is_aggregated(tokens: int) -> None:
     assert (route.source, route.split) == (None, 0)
 
 
-def slow_prefill(*, measured_ns: int | None) -> Router:
+def slow_prefill(*, measured_ns: int = NEVER_NS) -> Router:
     """A fleet whose prefill worker is taken to be three times as slow as its target."""
     fleet, router = fleet_of(joined(P.worker, "prefill", prefill_ns_per_token=3 * MS), D)
     fleet.workers[P.worker].measured_ns = measured_ns
@@ -84,7 +84,7 @@ def slow_prefill(*, measured_ns: int | None) -> Router:
 
 
 def test_a_first_guess_is_no_reason_to_leave_a_prefill_worker_idle() -> None:
-    assert routed(slow_prefill(measured_ns=None), need(500)).source is not None
+    assert routed(slow_prefill(), need(500)).source is not None
 
 
 def test_a_measured_rate_is_believed_and_in_time_doubted() -> None:

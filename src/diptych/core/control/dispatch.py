@@ -10,9 +10,9 @@ from bisect import insort
 from diptych.core.actions import Action, Send
 from diptych.core.config import FOREVER_NS, SECOND_NS, ControlConfig
 from diptych.core.control.fleet import Fleet, WorkerView
-from diptych.core.control.need import Need, Route
+from diptych.core.control.need import Need
 from diptych.core.control.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
-from diptych.core.control.router import Router
+from diptych.core.control.router import Route, Router
 from diptych.core.facts import (
     Fact,
     PrefillRequested,
@@ -187,7 +187,7 @@ class Dispatch:
         request.source = None
         request.queue_ns += now_ns - request.waiting_since_ns
         route.target.waiting += 1
-        request.expected_tokens = route.held
+        request.expected_tokens, request.supply = route.held, route.supply
         self._tell(
             route.target.name,
             TargetRequested(
@@ -214,7 +214,8 @@ class Dispatch:
         need = request.need
         if need is None or need.recipe != request.recipe:
             need = request.need = self._need(request)
-        route = self.router.replan(target, fact.held_tokens, need, now_ns)
+        route = self.router.replan(target, fact.held_tokens, need, now_ns, request.supply)
+        request.supply = None
         if route is None or self._better_elsewhere(now_ns, request, route, need):
             target.waiting += 1
             if route is None:

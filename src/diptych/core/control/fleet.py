@@ -14,6 +14,7 @@ BOTH = "both"
 DOUBT_NS = 60_000_000_000
 """After so long without a new measurement a worker's prefill rate is doubted in full."""
 DOUBT_MAX = 0.75
+NEVER_NS = -FOREVER_NS
 
 Pool = tuple[str, int]
 """Host and tokens of a page: workers of one pool read each other's pages where they lie."""
@@ -45,8 +46,8 @@ class WorkerView:
         """It has fewer pages than its share: those of a dead worker are still to come."""
         self.prefill_ns_per_token = joined.prefill_ns_per_token
         self.decode_ns_per_step = joined.decode_ns_per_step
-        self.measured_ns: int | None = None
-        """When it last finished a prefill that it had to compute; None while its rate is a first guess."""
+        self.measured_ns = NEVER_NS
+        """When it last finished a prefill that it had to compute; never, while its rate is a first guess."""
         self.free = self.held = self.cached = 0
         self.pending_tokens = 0
         """Prompt tokens that control has given it to compute and not heard done."""
@@ -54,9 +55,9 @@ class WorkerView:
         """Requests that stream from it."""
         self.waiting = 0
         """Requests that wait for its pages."""
-        self.recent: dict[PageHash, None] = {}
+        self.recent: set[PageHash] = set()
         """Pages it probably caches, those of late and those before them."""
-        self.older: dict[PageHash, None] = {}
+        self.older: set[PageHash] = set()
 
     def prompt_ns_per_token(self, now_ns: int) -> float:
         """What a prompt token is taken to cost here by who thinks of it as a source.
@@ -64,9 +65,9 @@ class WorkerView:
         A figure that no run has confirmed for a while counts for less: a worker that was slow once (or
         looked so when it started on a busy host) is given work again, and measured again.
         """
-        doubt = DOUBT_MAX
-        if self.measured_ns is not None:
-            doubt = min(doubt, (now_ns - self.measured_ns) / DOUBT_NS)
+        doubt = (now_ns - self.measured_ns) / DOUBT_NS
+        if doubt > DOUBT_MAX:
+            doubt = DOUBT_MAX
         return self.prefill_ns_per_token * (1.0 - doubt)
 
     def beat(self, fact: WorkerBeat) -> None:
@@ -84,7 +85,7 @@ class WorkerView:
             return len(hashes)
         low, high = 1, len(hashes) - 1
         while low < high:
-            middle = min(2 * low - 1, (low + high) // 2)
+            middle = 2 * low - 1 if 3 * low < high else (low + high) // 2
             if hashes[middle] in recent or hashes[middle] in older:
                 low = middle + 1
             else:
@@ -93,15 +94,14 @@ class WorkerView:
 
     def remember(self, hashes: tuple[PageHash, ...], pages_max: int) -> None:
         """It used these pages. Two generations stand for the order of use: cheap, and good for advice."""
-        self.recent.update(dict.fromkeys(hashes))
+        self.recent.update(hashes)
         if len(self.recent) > pages_max // 2:
-            self.recent, self.older = {}, self.recent
+            self.recent, self.older = set(), self.recent
 
     def forget(self, hashes: tuple[PageHash, ...]) -> None:
         """It turned out not to have these pages."""
-        for page in hashes:
-            self.recent.pop(page, None)
-            self.older.pop(page, None)
+        self.recent.difference_update(hashes)
+        self.older.difference_update(hashes)
 
 
 class Serving:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diptych.core.control.need import Need
+from diptych.core.control.supply import Supply
 from diptych.core.facts import (
     AttemptRecord,
     PrefillFinished,
@@ -42,7 +43,7 @@ class Request:
         "expected_tokens", "expires_ns", "handoff_ns", "handoff_pages", "held_tokens",
         "losses", "need", "not_before_ns",
         "outputs", "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons",
-        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target",
+        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "supply", "target",
         "waiting_since_ns",
     )
     # fmt: on
@@ -56,7 +57,8 @@ class Request:
         self.source: Incarnation | None = None
         self.border = 0
         self.expected_tokens = 0
-        """Prompt tokens that the target was taken to hold when it was chosen."""
+        """Prompt tokens that the target was taken to hold when it was chosen, and what else was known."""
+        self.supply: Supply | None = None
         self.split = 0
         self.held_tokens = 0
         self.recipe: Recipe = ()

@@ -16,27 +16,59 @@ source's is doubted when nobody has measured it for long); every choice comes wi
 
 from __future__ import annotations
 
-from diptych.core.config import ControlConfig
+from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.fleet import DECODE, Fleet, Pool, Serving, WorkerView
-from diptych.core.control.need import Need, Quote, Route
-from diptych.core.control.supply import Supply, computes
+from diptych.core.control.need import Need
+from diptych.core.control.supply import DECODE_DUTY, Quote, Supply, computes
 from diptych.core.facts import RouteReasons
 from diptych.core.recipe import numerics_of
 
-DECODE_DUTY = 2.0
-"""Prompt work on a worker that prefers decoding costs so much more than its time."""
 DISTURBANCE = 0.25
 """Share of the prompt work's time that each stream of the same worker loses."""
 LOAD_STEPS = 16
 """Steps by which the load of one more stream is weighed."""
 WAITING_STEPS = 64
 """Steps after which one of those that wait for a target's pages is likely to get some."""
+FRESH_NS = 50_000_000
+"""So long it is believed what workers were taken to hold when the target was chosen."""
+
+
+class Route:
+    """A choice of target, source and split."""
+
+    __slots__ = (
+        "cost_ns", "held", "other_ns", "quote", "source", "source_tokens", "split", "supply", "target",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        target: WorkerView,
+        held: int,
+        split: int,
+        cost_ns: int,
+        quote: Quote | None,
+        supply: Supply,
+        other_ns: int | None,
+    ) -> None:
+        self.target = target
+        self.held = held
+        """Prompt tokens that the target holds, or is taken to hold."""
+        self.split = split
+        """Prompt tokens that come from the source, or are held by the target already."""
+        self.cost_ns = cost_ns
+        self.quote = quote
+        self.supply = supply
+        self.source = quote.view if quote is not None else None
+        self.source_tokens = max(0, split - max(quote.held, held)) if quote is not None else 0
+        """Prompt tokens that the source will have to compute."""
+        self.other_ns = other_ns
+        """Cost of the best choice of the other kind: without a source, or with one."""
 
 
 class Router:
     def __init__(self, config: ControlConfig, fleet: Fleet) -> None:
-        self.config = config
         self.fleet = fleet
+        self._handoff_ns = config.handoff_ns
 
     def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
@@ -51,15 +83,23 @@ class Router:
                 continue
             supply = supplies.get(target.pool)
             if supply is None:
-                supply = supplies[target.pool] = self._supply(serving.pools[target.pool], need, now_ns)
-            best = self._cheaper(best, target, self._held(target, need), supply)
+                views = serving.pools[target.pool]
+                supply = supplies[target.pool] = Supply(need, serving, views, now_ns)
+            best = self._cheaper(best, target, supply.quotes[target].held, need, supply)
         return best
 
-    def replan(self, target: WorkerView, held_tokens: int, need: Need, now_ns: int) -> Route | None:
+    def replan(
+        self, target: WorkerView, held_tokens: int, need: Need, now_ns: int, supply: Supply | None = None
+    ) -> Route | None:
         """The cheapest (P, p) for a target that has said what it really holds; None where the recipe
-        asks for numerics that neither the target nor any source can compute."""
-        pool = self.fleet.serving(need.model).pools.get(target.pool, [])
-        return self._cheaper(None, target, held_tokens, self._supply(pool, need, now_ns))
+        asks for numerics that neither the target nor any source can compute. `supply` is what it was
+        chosen by."""
+        serving = self.fleet.serving(need.model)
+        if supply is not None and supply.serving is serving and now_ns - supply.asked_ns <= FRESH_NS:
+            supply.ask_again()
+        else:
+            supply = Supply(need, serving, serving.pools.get(target.pool, []), now_ns)
+        return self._cheaper(None, target, held_tokens, need, supply)
 
     def exact(self, need: Need) -> bool:
         """Whether the live workers together can compute every run of the recipe."""
@@ -67,19 +107,6 @@ class Router:
         return numerics_of(need.recipe) <= able
 
     # ---- candidates -------------------------------------------------------------------------------
-
-    def _held(self, view: WorkerView, need: Need) -> int:
-        return min(view.held_pages(need.arrived.page_hashes) * view.page_tokens, need.split_max)
-
-    def _supply(self, views: list[WorkerView], need: Need, now_ns: int) -> Supply:
-        hashes, split_max = need.arrived.page_hashes, need.split_max
-        quotes: list[Quote] = []
-        for view in views:
-            held = view.held_pages(hashes) * view.page_tokens
-            rate = view.prompt_ns_per_token(now_ns)
-            duty = DECODE_DUTY if view.role == DECODE else 1.0
-            quotes.append(Quote(view, min(held, split_max), rate * view.pending_tokens, rate * duty))
-        return Supply(need, quotes)
 
     def _targets(self, serving: Serving, need: Need) -> list[WorkerView]:
         if not need.recipe:
@@ -98,10 +125,11 @@ class Router:
         steps = target.streams * LOAD_STEPS + target.waiting * WAITING_STEPS
         return steps * target.decode_ns_per_step
 
-    def _cheaper(self, best: Route | None, target: WorkerView, at_hand: int, supply: Supply) -> Route | None:
+    def _cheaper(
+        self, best: Route | None, target: WorkerView, at_hand: int, need: Need, supply: Supply
+    ) -> Route | None:
         """`best`, or what this target offers if that is cheaper: alone, with a source that has everything
         up to the last border, or with what a source has cached."""
-        need = supply.need
         rate = target.prefill_ns_per_token
         # Of a token below the border, and of one after it, when the target computes it itself.
         late_ns = rate * (1.0 + DISTURBANCE * target.streams)
@@ -109,26 +137,27 @@ class Router:
         tail_ns = self._load(target) + late_ns * (need.known_tokens - need.border)
         queue_ns = float(rate * target.pending_tokens)
         alone_ns: int | None = None
-        chosen: Route | None = None
         if not need.recipe or computes(target, need, at_hand, need.border):
             alone_ns = int(tail_ns + early_ns * (need.border - at_hand) + queue_ns)
-            chosen = Route(target, at_hand, at_hand, alone_ns, None)
-        shared_ns: int | None = None
+        chosen: Quote | None = None
+        chosen_split, shared_ns = at_hand, FOREVER_NS
         maker, saver = supply.maker(target, at_hand), supply.saver(target, at_hand)
         for source, split in ((maker, need.split_max), (saver, saver.held if saver is not None else 0)):
             if source is None or (need.recipe and not computes(target, need, split, need.border)):
                 continue
             # P works while D's own queue runs down: the longer of the two is waited for, not their sum.
-            ahead_ns = max(queue_ns, source.wait_ns(split, at_hand) + self.config.handoff_ns)
+            ahead_ns = max(queue_ns, source.wait_ns(split, at_hand) + self._handoff_ns)
             cost_ns = int(tail_ns + early_ns * (need.border - split) + ahead_ns)
-            if shared_ns is None or cost_ns < shared_ns:
-                shared_ns = cost_ns
-            if chosen is None or cost_ns < chosen.cost_ns:
-                chosen = Route(target, at_hand, split, cost_ns, source)
-        if chosen is None or (best is not None and chosen.cost_ns >= best.cost_ns):
+            if cost_ns < shared_ns:
+                chosen, chosen_split, shared_ns = source, split, cost_ns
+        if alone_ns is not None and alone_ns <= shared_ns:
+            if best is not None and alone_ns >= best.cost_ns:
+                return best
+            other_ns = shared_ns if chosen is not None else None
+            return Route(target, at_hand, at_hand, alone_ns, None, supply, other_ns)
+        if chosen is None or (best is not None and shared_ns >= best.cost_ns):
             return best
-        chosen.other_ns = shared_ns if chosen.source is None else alone_ns
-        return chosen
+        return Route(target, at_hand, chosen_split, shared_ns, chosen, supply, alone_ns)
 
     def reasons(self, route: Route, need: Need) -> RouteReasons:
         """The figures that the choice rests on, as the workers measured them."""
@@ -160,5 +189,5 @@ class Router:
             source_rate_ns=int(quote.rate),
             source_measured_ns=quote.view.prefill_ns_per_token,
             source_queue_tokens=quote.view.pending_tokens,
-            handoff_ns=self.config.handoff_ns,
+            handoff_ns=self._handoff_ns,
         )

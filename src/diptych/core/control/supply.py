@@ -1,24 +1,66 @@
-"""Who of one pool gives a target the pages it lacks soonest: asked once for all targets that hold alike."""
+"""What the workers of one pool have of one prompt, and who of them gives a target the rest soonest.
+
+Asked once for all targets, and again when the chosen one has said what it holds.
+"""
 
 from __future__ import annotations
 
-from diptych.core.control.fleet import WorkerView
-from diptych.core.control.need import Need, Quote
+from diptych.core.control.fleet import DECODE, Serving, WorkerView
+from diptych.core.control.need import Need
 from diptych.core.recipe import numerics_at, run_end
+
+DECODE_DUTY = 2.0
+"""Prompt work on a worker that prefers decoding costs so much more than its time."""
+
+
+class Quote:
+    """What one worker is taken to have of the prompt, and to need as a source of the rest."""
+
+    __slots__ = ("held", "hope", "rate", "view")
+
+    def __init__(self, view: WorkerView, held: int, hope: float) -> None:
+        self.view = view
+        self.held = held
+        """Prompt tokens it probably caches, as far as the request may use them."""
+        self.hope = hope
+        """Nanoseconds for each prompt token of its queue: less, the longer nobody has measured it."""
+        self.rate = hope * DECODE_DUTY if view.role == DECODE else hope
+        """The same for those of this request."""
+
+    def wait_ns(self, split: int, at_hand: int) -> float:
+        """Until it has all pages up to the split for a target that has `at_hand` tokens."""
+        held = self.held
+        if held < at_hand:
+            held = at_hand
+        if held >= split:
+            return 0.0
+        return self.hope * self.view.pending_tokens + self.rate * (split - held)
 
 
 class Supply:
-    """What the workers of one pool have of one prompt."""
+    """The quotes of one pool for one request."""
 
-    __slots__ = ("_makers", "_savers", "need", "quotes")
+    __slots__ = ("_makers", "_savers", "asked_ns", "need", "quotes", "serving")
 
-    def __init__(self, need: Need, quotes: list[Quote]) -> None:
+    def __init__(self, need: Need, serving: Serving, views: list[WorkerView], now_ns: int) -> None:
         self.need = need
-        self.quotes = quotes
+        self.serving = serving
+        self.asked_ns = now_ns
+        hashes, split_max = need.arrived.page_hashes, need.split_max
+        self.quotes: dict[WorkerView, Quote] = {}
+        for view in views:
+            held = view.held_pages(hashes) * view.page_tokens
+            if held > split_max:
+                held = split_max
+            self.quotes[view] = Quote(view, held, view.prompt_ns_per_token(now_ns))
         self._makers: dict[int, list[Quote]] = {}
         """By what a target holds: the soonest to have everything up to `split_max`, and the second."""
         self._savers: dict[int, list[Quote]] = {}
         """By the same: those that cache most, where that is more, but not everything."""
+
+    def ask_again(self) -> None:
+        """Queues may have grown."""
+        self._makers.clear()
 
     def maker(self, target: WorkerView, at_hand: int) -> Quote | None:
         """Who has everything up to `split_max` soonest, by cache and compute."""
@@ -41,7 +83,7 @@ class Supply:
         first_ns = second_ns = 0.0
         if split <= at_hand:
             return []
-        for quote in self.quotes:
+        for quote in self.quotes.values():
             if need.recipe and not computes(quote.view, need, min(at_hand, quote.held), split):
                 continue
             wait_ns = quote.wait_ns(split, at_hand)
@@ -53,15 +95,13 @@ class Supply:
         return [quote for quote in (first, second) if quote is not None]
 
     def _fullest(self, at_hand: int) -> list[Quote]:
-        need = self.need
-        able: list[tuple[int, int]] = []
-        for number, quote in enumerate(self.quotes):
-            if at_hand < quote.held < need.split_max and (
-                not need.recipe or computes(quote.view, need, at_hand, quote.held)
-            ):
-                able.append((-quote.held, number))
-        able.sort()
-        return [self.quotes[number] for _, number in able[:2]]
+        need, split = self.need, self.need.split_max
+        able = [quote for quote in self.quotes.values() if at_hand < quote.held < split]
+        if need.recipe:
+            able = [quote for quote in able if computes(quote.view, need, at_hand, quote.held)]
+        if len(able) > 1:
+            able.sort(key=lambda quote: -quote.held)
+        return able[:2]
 
 
 def _other(best: list[Quote], target: WorkerView) -> Quote | None:

@@ -28,7 +28,7 @@ Shape = tuple[object, ...]
 WAITED_FOR = frozenset({"expires_ns", "not_before_ns", "deadline_ns", "_adopt_until_ns"})
 FORGOTTEN = frozenset(
     {
-        *("config", "router", "outbox", "need", "_serving", "plans"),
+        *("config", "router", "outbox", "need", "supply", "_serving", "plans"),
         *("outside", "closed", "processes", "scenario", "pool", "emit", "_private_pages", "take_pages"),
     }
 )
