@@ -37,6 +37,8 @@ from diptych.core.facts import (
     RequestFact,
     RequestRecord,
     RequestReleased,
+    StreamEnded,
+    StreamPaused,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -62,6 +64,8 @@ class ControlPlane:
         """Spawned workers that have not joined, and until when they must."""
         self.unclaimed: dict[tuple[RequestId, int], Incarnation] = {}
         """Streams that workers reported and no door has asked for (yet)."""
+        self.early: dict[tuple[RequestId, int], StreamEnded | StreamPaused] = {}
+        """How some of those ended before a door could ask."""
         self._adopt_until_ns: int | None = None
 
     # ---- the machine ------------------------------------------------------------------------------
@@ -75,6 +79,8 @@ class ControlPlane:
         row = _ROWS.get(kind)
         if row is not None:
             row(self, now_ns, fact)
+        elif self.unclaimed and isinstance(fact, StreamEnded | StreamPaused) and self._is_unclaimed(fact):
+            self.early[fact.request, fact.attempt] = fact
         elif kind in _OF_REQUESTS:
             self.requests.step(now_ns, fact.request, fact)  # type: ignore[attr-defined]
         else:
@@ -185,6 +191,7 @@ class ControlPlane:
         view = self.fleet.lose(fact.worker)
         for key in [key for key, worker in self.unclaimed.items() if worker == fact.worker]:
             del self.unclaimed[key]
+            self.early.pop(key, None)
         estates = [self._estate(view.joined.host)] if view is not None else list(self.estates.values())
         for estate in estates:
             estate.lose(fact.worker)
@@ -229,9 +236,16 @@ class ControlPlane:
                 self._adopt_until_ns = now_ns + ADOPT_NS
 
     def _adopt(self, now_ns: int, request: Request) -> None:
-        worker = self.unclaimed.pop((request.arrived.request, request.attempt))
+        key = request.arrived.request, request.attempt
+        worker = self.unclaimed.pop(key)
         request.target = worker
         self.requests.dispatch.stream(request)
+        early = self.early.pop(key, None)
+        if early is not None:
+            self.requests.step(now_ns, early.request, early)
+
+    def _is_unclaimed(self, fact: StreamEnded | StreamPaused) -> bool:
+        return (fact.request, fact.attempt) in self.unclaimed
 
     def _stop_adopting(self) -> None:
         """Who has not been claimed by now runs for nobody; what no worker streams starts again."""
@@ -239,6 +253,7 @@ class ControlPlane:
         for (request_id, attempt), worker in self.unclaimed.items():
             self.outbox.append(Send(to=worker, fact=RequestReleased(request=request_id, attempt=attempt)))
         self.unclaimed = {}
+        self.early = {}
         for request in self.requests.open.values():
             if request.state is ADOPTING:
                 self.requests.drain(request)
