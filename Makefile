@@ -3,12 +3,14 @@
 #
 #   .venv       what serving needs, installed from a wheel as any user would
 #   .venv-dev   an editable install with the tests' packages, for test, lint, traces, bench-* and sim
+#   .venv-compiled   the wheel beside the packages of .venv-dev: its core is compiled, the editable one is not
 
 PORT ?= 8000
 ARGS ?=
 SEEDS ?= 200
 TORCH ?= torch==2.13.0 transformers
 TORCH_REQUIRED ?=
+COMPILED_REQUIRED ?=
 
 # The first interpreter that can make a virtual environment and compile an extension.
 USABLE = import os, sys, sysconfig, venv, ensurepip; \
@@ -19,15 +21,21 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 SERVE = .venv/bin
 DEV = .venv-dev/bin
-NATIVE := pyproject.toml CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.hpp')
+COMPILED = .venv-compiled/bin
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find src -name '*.cpp' -o -name '*.hpp')
 PYTHON_SOURCES := $(shell find src -name '*.py' -o -name '*.pyi')
 # Stamps: a build is old when a source is newer, or when a module has come, gone or moved.
 LAYOUT := $(shell echo $(sort $(PYTHON_SOURCES)) | cksum | cut -d ' ' -f 1)
 INSTALLED = .venv/.installed-$(LAYOUT)
 BUILT = .venv-dev/.built-$(LAYOUT)
+COMPILED_BUILT = .venv-compiled/.built-$(LAYOUT)
+# What the second build is asked: the machines, the simulator on them, and who drives them live. The marker is
+# for what needs the core as source.
+COMPILED_TESTS = tests/test_builds.py tests/test_determinism.py tests/core tests/sim tests/testing \
+	tests/live/test_driver.py tests/live/test_replay.py tests/live/test_log_diff.py tests/live/test_log_file.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop test lint format traces sim explore mutants states clean
+.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore mutants states clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -46,9 +54,21 @@ serve: $(INSTALLED) ## install if needed, serve on PORT, print a first answer (A
 develop: $(BUILT) ## .venv-dev with an editable install, tests and linters
 	@echo "source .venv-dev/bin/activate"
 
-test: $(BUILT) ## lint, then all tests (ARGS: options for pytest)
+compiled: $(COMPILED_BUILT) ## .venv-compiled with the compiled core
+	@echo "source .venv-compiled/bin/activate"
+
+test: $(BUILT) ## lint, tests of the compiled core, all tests (ARGS: options for pytest, then without the second)
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	test -n "$(ARGS)" || $(MAKE) --no-print-directory test-compiled || status=1; \
 	$(DEV)/pytest $(ARGS) || status=1; exit $$status
+
+test-compiled: ## tests of machines and simulator on the compiled core
+	@if $(MAKE) --no-print-directory $(COMPILED_BUILT); then \
+		DIPTYCH_TEST_BUILD=compiled $(COMPILED)/python -m pytest -m "not interpreted" $(COMPILED_TESTS) $(ARGS); \
+	else \
+		echo "The core cannot be compiled here (see above): its tests on the compiled build are skipped"; \
+		test -z "$(COMPILED_REQUIRED)"; \
+	fi
 
 lint: $(BUILT) ## ruff (rules and format), mypy strict
 	$(DEV)/ruff check .
@@ -89,8 +109,8 @@ bench-simulate: ## simulated requests a second, beside DynoSim (ARGS: --trace FI
 bench-startup: ## time from `diptych serve` to ready
 bench-steploop: ## what the step loop itself costs for each step, without the engine
 
-clean: ## remove both environments, builds and caches
-	rm -rf .venv .venv-dev build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove all environments, builds and caches
+	rm -rf .venv .venv-dev .venv-compiled build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(NATIVE) $(PYTHON_SOURCES)
@@ -108,7 +128,19 @@ $(BUILT): $(NATIVE)
 	@$(DEV)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		> .venv-dev/build-requires.txt
 	@$(DEV)/python -m pip install --quiet -r .venv-dev/build-requires.txt
-	@$(DEV)/python -m pip install --quiet --no-build-isolation -C build-dir=build/dev -e '.[test]'
+	@$(DEV)/python -m pip install --quiet --no-build-isolation -C build-dir=build/dev \
+		-C cmake.define.DIPTYCH_COMPILED_CORE=OFF -e '.[test]'
 	@test -z "$(TORCH)" || $(DEV)/python -m pip install --quiet $(TORCH) \
 		|| { echo "$(TORCH) cannot be installed here: tests that need it are skipped"; test -z "$(TORCH_REQUIRED)"; }
 	@rm -f .venv-dev/.built-* && touch $@
+
+# Another environment, for a compiled module hides the source beside it. The packages of .venv-dev are taken
+# along by path, its editable install is not.
+$(COMPILED_BUILT): $(BUILT) $(PYTHON_SOURCES)
+	@echo "Building .venv-compiled: the core is translated to C and compiled"
+	@test -x $(COMPILED)/python || $(PYTHON) -m venv --without-pip .venv-compiled
+	@$(DEV)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(COMPILED)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
+	@$(DEV)/python -m pip --python $(COMPILED)/python install --quiet --no-deps --no-build-isolation \
+		-C build-dir=build/dev -C cmake.define.DIPTYCH_COMPILED_CORE=ON .
+	@rm -f .venv-compiled/.built-* && touch $@

@@ -30,10 +30,10 @@ class Table:
     """Steps one worker by hand and keeps what it asked for."""
 
     def __init__(self, worker: str, pages: int, **settings: Any) -> None:
-        defaults = {"quantum_tokens": 4, "chunk_tokens": 8, "mixed_chunk_tokens": 4}
+        defaults = {"quantum_tokens": 4, "chunk_tokens": 8, "mixed_chunk_tokens": 4, "page_tokens": PAGE}
         config = WorkerConfig(
             worker=worker, host="host", role="both", engine="scripted", models=("model",), formats=("int8",),
-            numerics=("int8", "int4"), context_tokens_max=512, page_tokens=PAGE, **(defaults | settings),
+            numerics=("int8", "int4"), context_tokens_max=512, **(defaults | settings),
         )  # fmt: skip
         self.machine = Worker(config)
         self.now_ns = 0
@@ -202,7 +202,7 @@ class Desk:
         self.streaming()
         self.about(facts.StreamPaused, worker=D)
 
-    def adopting(self) -> None:
+    def adopting(self) -> dict[str, list[Fact]]:
         self.say(
             facts.HostStated(
                 host="host", pool_pages=64, workers=(P, D), shares=(("prefill-0", 32), ("decode-0", 32))
@@ -219,7 +219,9 @@ class Desk:
         )
         self.attempt = 3
         starts = (facts.SequenceStart(0, 2),)
-        self.say(facts.DoorJoined(door=DOOR, open=(facts.OpenRequest(arrived, 3, CANONICAL, starts),)))
+        return self.say(
+            facts.DoorJoined(door=DOOR, open=(facts.OpenRequest(arrived, 3, CANONICAL, starts),))
+        )
 
 
 @pytest.fixture

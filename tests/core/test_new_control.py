@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from diptych.core import facts
 from diptych.core.ids import ATTEMPTS_PER_EPOCH
 
@@ -29,3 +31,34 @@ def test_a_stream_that_is_adopted_is_kept_and_one_that_nobody_claims_is_not(new_
     assert released(desk.worker(D, "decode", ("int4", "int8"), room=32, streams=streams)) == []
     assert desk.machine.status().decoding == 1
     assert released(desk.say(facts.DeadlinePassed(), after_ns=ADOPTING_ENDS_NS)) == [("orphan", 4)]
+
+
+@pytest.mark.parametrize("door_first", [False, True])
+def test_a_stream_that_ends_before_its_door_asks_for_it_is_over(
+    new_desk: type[Any], door_first: bool
+) -> None:
+    """The worker joins, its stream ends, and only then the door comes, which had not read the end yet."""
+    desk = new_desk(epoch=2)
+    ended = facts.StreamEnded(request="r", attempt=3, worker=D, outputs=((0, 8),), reasons=("length",))
+    if door_first:
+        desk.adopting()
+    desk.worker(D, "decode", ("int4", "int8"), room=32, streams=(("r", 3),))
+    told = desk.say(ended)
+    if not door_first:
+        assert told == {}
+        told = desk.adopting()
+    assert [type(fact) for fact in told["door-0"]] == [facts.RequestEnded]
+    assert told["door-0"][0].record.output_tokens == 8
+    assert desk.machine.status().decoding == 0
+    assert desk.say(facts.DeadlinePassed(), after_ns=ADOPTING_ENDS_NS).get(D) is None
+
+
+def test_a_stream_that_pauses_before_its_door_asks_for_it_is_drained(new_desk: type[Any]) -> None:
+    desk = new_desk(epoch=2)
+    desk.worker(D, "decode", ("int4", "int8"), room=32, streams=(("r", 3),))
+    desk.say(facts.StreamPaused(request="r", attempt=3, worker=D))
+    desk.adopting()
+    assert desk.machine.status().decoding == 0
+    desk.say(facts.StreamDrained(request="r", attempt=3, starts=(facts.SequenceStart(0, 2),)))
+    assert desk.machine.status().decoding == 0
+    assert desk.machine.requests.open["r"].preemptions == 1

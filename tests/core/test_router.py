@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.config import ControlConfig
-from diptych.core.control.fleet import Fleet
-from diptych.core.control.need import Need, Route
-from diptych.core.control.router import Router
+from diptych.core.control.fleet import NEVER_NS, Fleet
+from diptych.core.control.need import Need
+from diptych.core.control.reasons import in_words
+from diptych.core.control.router import Route, Router
 from diptych.core.facts import RequestArrived, WorkerJoined
 from diptych.core.recipe import OPEN_END, Recipe, join
 
@@ -62,9 +63,11 @@ def test_a_long_prompt_goes_to_prefill_up_to_the_last_page_border() -> None:
     route = routed(router, need(500))
     assert route.source is not None
     assert (route.source.name, route.target.name, route.split) == ("prefill-0@1", "decode-0@1", 496)
-    reasons = router.explain(route, 0, need(500))
-    assert any("prefill-0@1 computes 496 tokens" in reason for reason in reasons)
-    assert "without a source" in reasons[-1]
+    reasons = router.reasons(route, need(500))
+    assert (reasons.source_tokens, reasons.own_tokens, reasons.held_tokens) == (496, 4, 0)
+    words = in_words(reasons)
+    assert any("prefill-0@1 computes 496 tokens" in reason for reason in words)
+    assert "without a source" in words[-1]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, PAGE])
@@ -73,7 +76,7 @@ def test_a_prompt_without_a_full_page_is_aggregated(tokens: int) -> None:
     assert (route.source, route.split) == (None, 0)
 
 
-def slow_prefill(*, measured_ns: int | None) -> Router:
+def slow_prefill(*, measured_ns: int = NEVER_NS) -> Router:
     """A fleet whose prefill worker is taken to be three times as slow as its target."""
     fleet, router = fleet_of(joined(P.worker, "prefill", prefill_ns_per_token=3 * MS), D)
     fleet.workers[P.worker].measured_ns = measured_ns
@@ -81,7 +84,7 @@ def slow_prefill(*, measured_ns: int | None) -> Router:
 
 
 def test_a_first_guess_is_no_reason_to_leave_a_prefill_worker_idle() -> None:
-    assert routed(slow_prefill(measured_ns=None), need(500)).source is not None
+    assert routed(slow_prefill(), need(500)).source is not None
 
 
 def test_a_measured_rate_is_believed_and_in_time_doubted() -> None:

@@ -117,7 +117,7 @@ def routed(attempt: int, target: str) -> RequestRouted:
         split=16,
         recipe=RECIPE,
         held_tokens=0,
-        reasons=("because",),
+        reasons=None,
     )
 
 
@@ -140,7 +140,7 @@ def ended(failure: str | None = None, cached: int = 7) -> RequestEnded:
         attempts=(),
         exact=True,
         finish_reason="length",
-        reasons=("because",),
+        reasons=None,
     )
     return RequestEnded(request="r", record=record, failure=failure)
 

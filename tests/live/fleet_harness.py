@@ -102,6 +102,11 @@ class Stream:
         assert not self._thread.is_alive(), "the stream hangs"
         return self
 
+    @property
+    def finished(self) -> bool:
+        """Nothing more will come."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """The client goes away."""
         if self._connection.sock is not None:
@@ -296,9 +301,14 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[Fleet]:
-    """A fleet on a free port, ready; stopped at the end whatever happened."""
-    running = Fleet(*arguments, environment=environment)
+def fleet(
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    within: Sequence[str] = (),
+    errors: IO[str] | None = None,
+) -> Iterator[Fleet]:
+    """A fleet on a free port, ready; stopped at the end whatever happened. The rest as for `Fleet`."""
+    running = Fleet(*arguments, environment=environment, within=within, errors=errors)
     try:
         yield running.wait_ready()
     finally:

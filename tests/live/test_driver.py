@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -9,14 +10,35 @@ from typing import Any
 import msgspec
 import pytest
 
-from diptych.core.actions import Action, EndRun, Send
+from diptych.core.actions import Action, EndRun, FenceWorker, Send
 from diptych.core.config import ControlConfig
+from diptych.core.control import ControlPlane
 from diptych.core.errors import BrokenInvariant
-from diptych.core.facts import ClientGone, ControlJoined, DeadlinePassed, DriverStalled, Fact
+from diptych.core.facts import (
+    ClientGone,
+    ControlJoined,
+    DeadlinePassed,
+    DoorJoined,
+    DriverStalled,
+    Fact,
+    HostStated,
+    WorkerJoined,
+)
 from diptych.live.driver import Driver, own_clock
 from diptych.live.log_file import Origin, Recorder
 
 MS = 1_000_000
+WORKER_JOINED = WorkerJoined(
+    worker="w@1",
+    host="h",
+    role="both",
+    engine="scripted",
+    models=("m",),
+    numerics=("x",),
+    formats=("x",),
+    page_tokens=4,
+    context_tokens_max=64,
+)
 
 
 class Echo:
@@ -137,6 +159,57 @@ def test_a_deadline_that_a_stall_moved_has_not_passed() -> None:
         clock.now_ns = 700 * MS
         await asyncio.sleep(0.01)
         assert machine.kinds() == ["DriverStalled"]
+        driver.close()
+
+    run(drive())
+
+
+def test_control_that_stood_still_with_its_workers_gives_them_their_lease_again() -> None:
+    """A host that stops and goes on: nobody was silent while control could have heard."""
+
+    async def drive() -> None:
+        clock, asked = Clock(), list[Action]()
+        lease_ns = 3000 * MS
+        machine = ControlPlane(ControlConfig(lease_ns=lease_ns))
+        driver = Driver(machine, asked.append, clock_ns=clock)
+        driver.start()
+        driver.feed(HostStated(host="h", pool_pages=8, workers=("w@1",), shares=(("w", 8),)))
+        driver.feed(WORKER_JOINED)
+        clock.now_ns = 100 * MS
+        driver.feed(DoorJoined(door="door-0"))
+        clock.now_ns = 60_000 * MS
+        driver.feed(DeadlinePassed())
+        assert [action for action in asked if isinstance(action, FenceWorker)] == []
+        assert machine.next_deadline_ns() == clock.now_ns - 100 * MS + lease_ns
+        clock.now_ns += lease_ns
+        driver.feed(DeadlinePassed())
+        assert [action.worker for action in asked if isinstance(action, FenceWorker)] == ["w@1"]
+        driver.close()
+
+    run(drive())
+
+
+def test_what_lies_in_the_sockets_is_read_before_a_deadline_is_told() -> None:
+    """As after a stop: the timer is due and a message has come, both before the loop runs again."""
+
+    async def drive() -> None:
+        machine = Echo()
+        driver = Driver(machine, lambda action: None, clock_ns=time.monotonic_ns)
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, lambda: driver.feed(ControlJoined(epoch=len(ours.recv(1)))))
+        machine.deadline_ns = time.monotonic_ns() + MS
+        driver.start()
+        # Sent when the loop has waited: the timer's turn comes first, as it does where a signal ended
+        # the wait for sockets.
+        loop.call_later(0.001, theirs.send, b"x")
+        time.sleep(0.005)
+        while len(machine.facts) < 2:
+            await asyncio.sleep(0.001)
+        assert machine.kinds() == ["ControlJoined", "DeadlinePassed"]
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
         driver.close()
 
     run(drive())

@@ -39,7 +39,7 @@ def routed(attempt: int, target: str = "d@1") -> RequestRouted:
         split=0,
         recipe=join(("n", 100)),
         held_tokens=0,
-        reasons=(),
+        reasons=None,
     )
 
 

@@ -127,8 +127,8 @@ CONTROL_MUTANTS = (
     Mutant(
         "no lease ends",
         FLEET,
-        "return min(heard) + self.config.lease_ns if heard else None",
-        "return None",
+        "self.lease_end_ns = min(self.lease_end_ns, now_ns + self.config.lease_ns)",
+        "pass",
         test="tests/core/test_control.py",
     ),
     Mutant(

@@ -69,6 +69,27 @@ WORKER_MUTANTS = (
         test="tests/core/test_last_words.py",
     ),
     Mutant(
+        "what a prompt's step sealed waits for the steps after it",
+        STREAM,
+        "        run.single = True\n        return end - task.computed",
+        "        return end - task.computed",
+        test="tests/core/test_worker.py",
+    ),
+    Mutant(
+        "a run that begins with a tail has no pages for the steps after it",
+        STREAM,
+        "min(sequence.known + quantum - 1, limit)",
+        "min(sequence.known, limit)",
+        test="tests/core/test_worker.py",
+    ),
+    Mutant(
+        "a stream begins in silence",
+        MACHINE,
+        "            self.targets.started(task)\n",
+        "            pass\n",
+        test="tests/core/test_worker.py",
+    ),
+    Mutant(
         "more streams run than there are seats",
         MACHINE,
         "config.running_max - run.decoding",

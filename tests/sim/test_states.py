@@ -19,10 +19,12 @@ from diptych.core.worker.sequence import Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
 from diptych.sim import states
-from diptych.sim.seeds.mixed import random_scenario
-from diptych.sim.seeds.handoff import handoff_scenario
 from diptych.sim.scenario import Scenario
+from diptych.sim.seeds.handoff import handoff_scenario
+from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.world import World
+
+pytestmark = pytest.mark.interpreted  # The document is read off the source.
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "states.md"
 SEEDS = range(60)

@@ -7,6 +7,8 @@ import msgspec
 from diptych.core.ids import Incarnation
 
 SECOND_NS = 1_000_000_000
+FOREVER_NS = 1 << 62
+"""Later than anything: what has no end ends then."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """The live side of a machine: facts in, actions performed in order, deadlines kept. For any machine.
 
-A driver that stood still (its process was stopped, or the host was overloaded) finds its timer long
-overdue before it reads anything else, and says so first: `DriverStalled`. Otherwise it would take its
-own sleep for the silence of its peers.
+A driver that stood still (its process was stopped, or the host was overloaded) finds its deadline long
+overdue, and says so before anything else: `DriverStalled`. Otherwise it would take its own sleep for the
+silence of its peers. How long it slept it cannot know; at most since it last ran, so that is what it says.
+And before it tells any deadline it reads what has come meanwhile: peers that spoke were not silent.
 
 Its clock is its own: a time that leaks into another process is wrong by years there, also on one host.
 """
@@ -75,6 +76,8 @@ class Driver:
         self._stepping = False
         self._closed = False
         self._due_ns: int | None = None
+        self._armed_ns = 0
+        """When it last was seen to run: it may have stood still since."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_ns = 0
 
@@ -109,7 +112,9 @@ class Driver:
     def _step(self, fact: Fact, origin: Origin | None) -> None:
         now_ns = self._clock_ns()
         if self._due_ns is not None and now_ns - self._due_ns > self._stall_ns:
-            stalled_ns, self._due_ns = now_ns - self._due_ns, None
+            # Counted from the deadline alone, whoever was due then would be due again at once, though it
+            # may have stood still just as long (a whole host that stops and goes on).
+            stalled_ns, self._due_ns = now_ns - min(self._armed_ns, self._due_ns), None
             self._step_at(now_ns, DriverStalled(duration_ns=stalled_ns), None)
             self._due_ns = self._machine.next_deadline_ns()
             if isinstance(fact, DeadlinePassed) and (self._due_ns is None or self._due_ns > now_ns):
@@ -133,16 +138,24 @@ class Driver:
     def _arm(self) -> None:
         """A timer that is armed for an earlier moment is left: it looks again when it fires."""
         due_ns = self._due_ns = self._machine.next_deadline_ns()
+        self._armed_ns = self._clock_ns()
         if due_ns is None or (self._timer is not None and self._timer_due_ns <= due_ns):
             return
         if self._timer is not None:
             self._timer.cancel()
-        wait_s = max(0, due_ns - self._clock_ns()) / _NS_PER_S
+        wait_s = max(0, due_ns - self._armed_ns) / _NS_PER_S
         self._timer_due_ns = due_ns
         self._timer = self._loop.call_later(wait_s, self._fire)
 
     def _fire(self) -> None:
+        """A loop that wakes late may run its timers before it looks at its sockets; two turns later it
+        has read them."""
         self._timer = None
+        self._loop.call_soon(self._loop.call_soon, self._tell_deadline)
+
+    def _tell_deadline(self) -> None:
+        if self._closed:
+            return
         if self._due_ns is not None and self._due_ns <= self._clock_ns():
             self.feed(DeadlinePassed())
         else:

@@ -110,7 +110,7 @@ class Seat:
         self._before = before
         self._perform = perform
         self._port = port
-        self._clock_ahead_ns = clock_ahead_ns
+        self.clock_ahead_ns = clock_ahead_ns
         self._stall_ns = stall_ns
         self._inbox: list[tuple[str, Happening, object]] = []
         self._alarm_ns: int | None = None
@@ -168,7 +168,7 @@ class Seat:
     def _step(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
         due_ns = self._due_ns
         if due_ns is not None and now_ns - due_ns > self._stall_ns:
-            stalled = DriverStalled(duration_ns=now_ns - self._armed_ns)
+            stalled = DriverStalled(duration_ns=now_ns - min(self._armed_ns, due_ns))
             self._run(now_ns, self.name, stalled, None)
             self._set_alarm()
             due_ns = self._due_ns
@@ -180,12 +180,12 @@ class Seat:
     def _run(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
         self._before(now_ns, sender, fact, payload)
         self.steps += 1
-        actions = self.machine.step(now_ns + self._clock_ahead_ns, fact)
+        actions = self.machine.step(now_ns + self.clock_ahead_ns, fact)
         self._perform(now_ns, self, sender, fact, actions)
 
     def _deadline_ns(self) -> int | None:
         deadline_ns = self.machine.next_deadline_ns()
-        return None if deadline_ns is None else deadline_ns - self._clock_ahead_ns
+        return None if deadline_ns is None else deadline_ns - self.clock_ahead_ns
 
     def _set_alarm(self) -> None:
         deadline_ns = self._due_ns = self._deadline_ns()

@@ -7,12 +7,20 @@ import msgspec
 from diptych.core.errors import DiptychError
 from diptych.sim.checkers import Checkers
 from diptych.sim.events import Violation
+from diptych.sim.faults.tally import Count
 from diptych.sim.scenario import MILLISECOND_NS, Scenario
 from diptych.sim.trace import Recorder
 from diptych.sim.world import World
 
 SETTLE_NS = 15_000 * MILLISECOND_NS
 """Time for the last deaths to be noticed and their estates to be granted anew."""
+
+
+BROKEN = (
+    *(Violation, DiptychError, AssertionError, LookupError, ValueError, TypeError),
+    *(AttributeError, RuntimeError, ArithmeticError),
+)
+"""What a broken promise looks like: a checker or a machine complains, or one of them falls over."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -29,6 +37,8 @@ class Outcome(msgspec.Struct, frozen=True):
     splits: dict[str, int]
     """Of whole streams: aggregated, partial, full."""
     cached_tokens: int
+    faults: dict[str, Count]
+    """By kind: how many were injected, and how many met something."""
 
 
 class Failed(Exception):
@@ -61,7 +71,7 @@ def watch(scenario: Scenario, recorder: Recorder, check_every: int = 1) -> Outco
         if not world.idle():
             raise Violation("not quiet", "something opened after the end")
         checkers.at_quiet()
-    except (Violation, DiptychError, AssertionError, LookupError, ValueError, TypeError) as error:
+    except BROKEN as error:
         reason = f"{type(error).__name__}: {error}"
         raise Failed(scenario.seed, reason, list(recorder.lines)) from error
     return summarise(world, recorder)
@@ -72,9 +82,14 @@ def summarise(world: World, recorder: Recorder) -> Outcome:
     splits = {"aggregated": 0, "partial": 0, "full": 0}
     whole = resumed = exact = cached = 0
     page = world.scenario.page_tokens
+    timed = sum(client.plan.deadline_ns is not None for client in world.done)
+    if timed:
+        world.tally.note("deadline", injected=timed)
     for client in world.done:
         if client.gone or client.failure is not None:
             reason = "client gone" if client.gone else client.failure or ""
+            if reason == "deadline":
+                world.tally.note("deadline", effective=1)
             failures[reason] = failures.get(reason, 0) + 1
             continue
         whole += 1
@@ -98,4 +113,5 @@ def summarise(world: World, recorder: Recorder) -> Outcome:
         exact=exact,
         splits=splits,
         cached_tokens=cached,
+        faults=world.tally.counts,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from diptych.core import actions, facts
+from diptych.core.control.reasons import in_words
 from diptych.core.ids import ATTEMPTS_PER_EPOCH, CONTROL, SHARED
 from diptych.core.recipe import OPEN_END
 from diptych.core.recipe_run import Run
@@ -64,6 +65,8 @@ def render(value: msgspec.Struct) -> str:
             return f"{_place(value)} {value.reason} {value.emitted} #{len(value.page_hashes)}"
         case facts.SequenceStart():
             return f"{value.index} at {value.emitted} #{len(value.page_hashes)}"
+        case facts.RouteReasons():
+            return f"({', '.join(in_words(value))})"
         case _:
             return _plain(value)
 

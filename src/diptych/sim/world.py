@@ -27,6 +27,9 @@ from diptych.sim.step_loop import Run, StepLoop
 from diptych.sim.supervisor import Supervisor
 
 Observer = Callable[[int, Seat, str, facts.Fact, tuple[actions.Action, ...]], None]
+"""Called when a machine has stepped, before what it asks is done."""
+Auditor = Callable[[int, Seat], None]
+"""Called when it is done."""
 
 
 class World:
@@ -51,6 +54,7 @@ class World:
         self.observers: list[Observer] = []
         self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
         self.driver.parties[TRANSFERS] = self.transfers
+        self.auditors: list[Auditor] = []
         self.agents = {host: Supervisor(scenario, self, agent_of(host), host) for host in self.pools}
         self.driver.parties.update({agent_of(host): agent for host, agent in self.agents.items()})
         self.injector = Injector(self)
@@ -191,6 +195,8 @@ class World:
                     self.transfers.perform(seat.name, action)
                 case _:
                     raise Violation("world cannot perform it", repr(action))
+        for audit in self.auditors:
+            audit(now_ns, seat)
 
     def plan_border(self, worker: Incarnation, run: Run | None) -> None:
         if run is not None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from bisect import insort
 
 from diptych.core.actions import Action, Send
-from diptych.core.config import SECOND_NS, ControlConfig
+from diptych.core.config import FOREVER_NS, SECOND_NS, ControlConfig
 from diptych.core.control.fleet import Fleet, WorkerView
-from diptych.core.control.need import Need, Route
+from diptych.core.control.need import Need
 from diptych.core.control.request import PREFILLING, QUEUED, RESERVING, STREAMING, Request
-from diptych.core.control.router import Router
+from diptych.core.control.router import Route, Router
 from diptych.core.facts import (
     Fact,
     PrefillRequested,
     RecipeFixed,
+    RequestArrived,
     RequestEnded,
     RequestRecord,
     RequestRejected,
@@ -25,11 +26,11 @@ from diptych.core.facts import (
     TargetRequested,
     TargetReserved,
 )
-from diptych.core.ids import ATTEMPTS_PER_EPOCH, Incarnation, RequestId
+from diptych.core.ids import ATTEMPTS_PER_EPOCH, Incarnation
 from diptych.core.recipe import OPEN_END, Recipe, extend, join
 
 REROUTE_FACTOR = 2
-"""A target that turns out to have so many times the predicted own work is given up, once."""
+"""A target that holds less than it was chosen for is given up for one that costs so many times less, once."""
 RETRY_NS = SECOND_NS // 20
 """Pause before what no worker could carry out is tried again."""
 
@@ -48,13 +49,11 @@ class Dispatch:
         self.queue: list[Request] = []
         """Requests without a worker, by priority and age."""
         self._attempts = config.epoch * ATTEMPTS_PER_EPOCH
-        self._expected_ns: dict[RequestId, int] = {}
 
     # ---- the line ---------------------------------------------------------------------------------
 
-    def refusal(self, request: Request) -> RequestRejected | None:
+    def refusal(self, arrived: RequestArrived, requests_open: int) -> RequestRejected | None:
         """Why a new request is not even put in line, or None."""
-        arrived = request.arrived
         known = self.fleet.models
         # While some worker has never joined, its model is unknown, but not unserved.
         if known and arrived.model not in known and not self.fleet.unseen:
@@ -62,6 +61,9 @@ class Dispatch:
             return RequestRejected(
                 request=arrived.request, kind="unknown_model", message=message, field="model"
             )
+        # No more can wait than are open.
+        if requests_open < self.config.queue_max:
+            return None
         waiting = len(self.queue) + sum(view.waiting for view in self.fleet.workers.values())
         if waiting >= self.config.queue_max:
             return RequestRejected(
@@ -104,10 +106,11 @@ class Dispatch:
         if request.state is QUEUED and request in self.queue:
             self.queue.remove(request)
 
-    def next_expiry_ns(self) -> int | None:
-        times = [request.expires_ns for request in self.queue]
-        times += [request.not_before_ns for request in self.queue if request.not_before_ns]
-        return min(times, default=None)
+    def next_expiry_ns(self) -> int:
+        soonest_ns = FOREVER_NS
+        for request in self.queue:
+            soonest_ns = min(soonest_ns, request.expires_ns, request.not_before_ns or FOREVER_NS)
+        return soonest_ns
 
     def expired(self, now_ns: int) -> list[Request]:
         """Requests that waited too long for any worker. Those that waited for numerics only go on
@@ -128,9 +131,10 @@ class Dispatch:
             if request.not_before_ns > now_ns:
                 continue
             request.not_before_ns = 0
-            self._fix_canonical(request)
-            if self._awaits_canonical(request):
-                continue
+            if request.arrived.seeded:
+                self._fix_canonical(request)
+                if self._awaits_canonical(request):
+                    continue
             request.need = self._need(request)
             route = self.router.route(request.need, now_ns)
             if route is not None:
@@ -149,10 +153,10 @@ class Dispatch:
         if self.fleet.unseen or not self._awaits_canonical(request):
             return
         canonical = self.fleet.canonical(arrived.model)
-        view = next(iter(self.fleet.serving(arrived.model)), None)
-        if canonical is None or view is None:
+        views = self.fleet.serving(arrived.model).views
+        if canonical is None or not views:
             return
-        border = len(arrived.page_hashes) * view.joined.page_tokens
+        border = len(arrived.page_hashes) * views[0].page_tokens
         request.recipe = join((canonical[0], border), (canonical[1], OPEN_END))
 
     def _awaits_canonical(self, request: Request) -> bool:
@@ -161,8 +165,8 @@ class Dispatch:
 
     def _need(self, request: Request) -> Need:
         arrived = request.arrived
-        view = next(iter(self.fleet.serving(arrived.model)), None)
-        page_tokens = view.joined.page_tokens if view is not None else 1
+        views = self.fleet.serving(arrived.model).views
+        page_tokens = views[0].page_tokens if views else 1
         border = len(arrived.page_hashes) * page_tokens
         split_max = border
         if arrived.logits_from is not None:
@@ -188,7 +192,7 @@ class Dispatch:
         request.source = None
         request.queue_ns += now_ns - request.waiting_since_ns
         route.target.waiting += 1
-        self._expected_ns[arrived.request] = route.cost_ns
+        request.expected_tokens, request.supply = route.held, route.supply
         self._tell(
             route.target.name,
             TargetRequested(
@@ -215,16 +219,14 @@ class Dispatch:
         need = request.need
         if need is None or need.recipe != request.recipe or need.avoid != request.avoid:
             need = request.need = self._need(request)
-        route = self.router.replan(target, fact.held_tokens, need, now_ns)
-        expected = self._expected_ns.pop(request.arrived.request, 0)
-        disappointed = route is not None and route.cost_ns > REROUTE_FACTOR * max(expected, SECOND_NS // 100)
-        if route is None or (disappointed and not request.rerouted and len(self.fleet.workers) > 2):
-            request.rerouted = True
-            target.forget_prefixes()
+        route = self.router.replan(target, fact.held_tokens, need, now_ns, request.supply)
+        request.supply = None
+        if route is None or self._better_elsewhere(now_ns, request, route, need):
             target.waiting += 1
             if route is None:
                 self.put_off(now_ns, request, "rerouted", release=True)
             else:
+                request.rerouted = True
                 self.withdraw(request, "rerouted", release=True)
                 self.enqueue(now_ns, request)
             return
@@ -233,45 +235,64 @@ class Dispatch:
         if request.cached_tokens is None:
             request.cached_tokens = fact.held_tokens
         if not request.recipe:
-            request.recipe = self._recipe(route, fact.held, request)
+            request.recipe = self._recipe(route, fact.held)
         request.split = route.split
-        request.reasons = self.router.explain(route, fact.held_tokens, need)
+        request.reasons = self.router.reasons(route, need)
         request.source = route.source.name if route.source is not None else None
         request.state = PREFILLING
-        self._book(request, route, fact.held_tokens)
-        self._start(request, route, fact.held_tokens)
+        self._start(request, route)
 
-    def _recipe(self, route: Route, held: Recipe, request: Request) -> Recipe:
+    def _better_elsewhere(self, now_ns: int, request: Request, route: Route, need: Need) -> bool:
+        """Whether the target holds less than it was chosen for, and another is far cheaper. (A queue that
+        has grown since has grown for all.)"""
+        if route.held >= request.expected_tokens or request.rerouted:
+            return False
+        route.target.forget(request.arrived.page_hashes[route.held // route.target.page_tokens :])
+        other = self.router.route(need, now_ns)
+        if other is None or other.target is route.target:
+            return False
+        return other.cost_ns * REROUTE_FACTOR <= route.cost_ns
+
+    def _recipe(self, route: Route, held: Recipe) -> Recipe:
         own = route.target.joined.numerics[0]
         if route.source is None:
             return extend(held, (own, OPEN_END))
         return extend(held, (route.source.joined.numerics[0], route.split), (own, OPEN_END))
 
-    def _start(self, request: Request, route: Route, held_tokens: int) -> None:
-        arrived, attempt = request.arrived, request.attempt
+    def _start(self, request: Request, route: Route) -> None:
+        """Tells both workers and the door, and books the work on them."""
+        arrived, attempt, hashes = request.arrived, request.attempt, request.arrived.page_hashes
+        target, source = route.target, route.source
+        own = request.known_tokens - max(route.split, route.held)
+        request.pending = [(target.name, own)]
+        target.pending_tokens += own
+        target.remember(hashes, self._cache_size(target))
         fixed = RecipeFixed(
             request=arrived.request,
             attempt=attempt,
             recipe=request.recipe,
-            split=request.split,
+            split=route.split,
             source=request.source,
         )
-        self._tell(route.target.name, fixed)
-        if route.source is not None:
-            pages = request.split // route.source.joined.page_tokens
+        self._tell(target.name, fixed)
+        if source is not None:
+            shared = hashes[: route.split // source.page_tokens]
+            request.pending.append((source.name, route.source_tokens))
+            source.pending_tokens += route.source_tokens
+            source.remember(shared, self._cache_size(source))
             self._tell(
-                route.source.name,
+                source.name,
                 PrefillRequested(
                     request=arrived.request,
                     attempt=attempt,
                     model=arrived.model,
-                    page_hashes=arrived.page_hashes[:pages],
-                    held_tokens=held_tokens,
-                    split=request.split,
+                    page_hashes=shared,
+                    held_tokens=route.held,
+                    split=route.split,
                     recipe=request.recipe,
-                    target=route.target.name,
+                    target=target.name,
                     priority=arrived.priority,
-                    shares_pool=route.source.host == route.target.host,
+                    shares_pool=source.host == target.host,
                 ),
             )
         self._tell(
@@ -279,34 +300,22 @@ class Dispatch:
             RequestRouted(
                 request=arrived.request,
                 attempt=attempt,
-                target=route.target.name,
+                target=target.name,
                 source=request.source,
-                split=request.split,
+                split=route.split,
                 recipe=request.recipe,
-                held_tokens=held_tokens,
+                held_tokens=route.held,
                 reasons=request.reasons,
             ),
         )
-
-    def _book(self, request: Request, route: Route, held_tokens: int) -> None:
-        hashes, target, source = request.arrived.page_hashes, route.target, route.source
-        own = request.known_tokens - max(request.split, held_tokens)
-        request.pending = [(target.name, own)]
-        target.pending_tokens += own
-        if source is not None:
-            pages = request.split // source.joined.page_tokens
-            cached = max(source.held_pages(hashes[:pages]) * source.joined.page_tokens, held_tokens)
-            tokens = max(0, request.split - cached)
-            request.pending.append((source.name, tokens))
-            source.pending_tokens += tokens
-            source.remember(hashes[:pages], self._cache_size(source))
-        target.remember(hashes, self._cache_size(target))
 
     def _cache_size(self, view: WorkerView) -> int:
         return max(64, view.free + view.held + view.cached)
 
     def unbook(self, request: Request, worker: Incarnation | None = None) -> None:
         """Takes the prompt work of one worker (or of all) off the books."""
+        if not request.pending:
+            return
         kept: list[tuple[Incarnation, int]] = []
         for name, tokens in request.pending:
             if worker is not None and name != worker:

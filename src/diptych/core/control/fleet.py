@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from diptych.core.config import ControlConfig
+from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.pairs import Pairs
 from diptych.core.facts import WorkerBeat, WorkerJoined
 from diptych.core.ids import Incarnation, PageHash, worker_name
@@ -15,6 +15,10 @@ BOTH = "both"
 DOUBT_NS = 60_000_000_000
 """After so long without a new measurement a worker's prefill rate is doubted in full."""
 DOUBT_MAX = 0.75
+NEVER_NS = -FOREVER_NS
+
+Pool = tuple[str, int]
+"""Host and tokens of a page: workers of one pool read each other's pages where they lie."""
 
 
 class WorkerView:
@@ -23,8 +27,8 @@ class WorkerView:
     # fmt: off
     __slots__ = (
         "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "host", "joined",
-        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "prefill_ns_per_token",
-        "recent", "role", "short", "streams", "waiting",
+        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "pool",
+        "prefill_ns_per_token", "recent", "role", "short", "streams", "waiting",
     )
     # fmt: on
 
@@ -35,6 +39,7 @@ class WorkerView:
         self.role = joined.role
         self.numerics = joined.numerics
         self.page_tokens = joined.page_tokens
+        self.pool: Pool = (joined.host, joined.page_tokens)
         self.heard_ns = now_ns
         self.fenced = False
         self.granted = joined.room > 0
@@ -42,8 +47,8 @@ class WorkerView:
         """It has fewer pages than its share: those of a dead worker are still to come."""
         self.prefill_ns_per_token = joined.prefill_ns_per_token
         self.decode_ns_per_step = joined.decode_ns_per_step
-        self.measured_ns: int | None = None
-        """When it last finished a prefill that it had to compute; None while its rate is a first guess."""
+        self.measured_ns = NEVER_NS
+        """When it last finished a prefill that it had to compute; never, while its rate is a first guess."""
         self.free = self.held = self.cached = 0
         self.pending_tokens = 0
         """Prompt tokens that control has given it to compute and not heard done."""
@@ -51,9 +56,9 @@ class WorkerView:
         """Requests that stream from it."""
         self.waiting = 0
         """Requests that wait for its pages."""
-        self.recent: dict[PageHash, None] = {}
+        self.recent: set[PageHash] = set()
         """Pages it probably caches, those of late and those before them."""
-        self.older: dict[PageHash, None] = {}
+        self.older: set[PageHash] = set()
 
     def prompt_ns_per_token(self, now_ns: int) -> float:
         """What a prompt token is taken to cost here by who thinks of it as a source.
@@ -61,9 +66,9 @@ class WorkerView:
         A figure that no run has confirmed for a while counts for less: a worker that was slow once (or
         looked so when it started on a busy host) is given work again, and measured again.
         """
-        doubt = DOUBT_MAX
-        if self.measured_ns is not None:
-            doubt = min(doubt, (now_ns - self.measured_ns) / DOUBT_NS)
+        doubt = (now_ns - self.measured_ns) / DOUBT_NS
+        if doubt > DOUBT_MAX:
+            doubt = DOUBT_MAX
         return self.prefill_ns_per_token * (1.0 - doubt)
 
     def beat(self, fact: WorkerBeat) -> None:
@@ -72,7 +77,8 @@ class WorkerView:
         self.decode_ns_per_step = fact.decode_ns_per_step
 
     def held_pages(self, hashes: tuple[PageHash, ...]) -> int:
-        """How many leading pages it probably has. Prefixes are closed, so halving finds the end."""
+        """How many leading pages it probably has. Prefixes are closed, so halving finds the end: from
+        the front, for most workers have little more than what all prompts begin with."""
         recent, older = self.recent, self.older
         if not hashes or (hashes[0] not in recent and hashes[0] not in older):
             return 0
@@ -80,7 +86,7 @@ class WorkerView:
             return len(hashes)
         low, high = 1, len(hashes) - 1
         while low < high:
-            middle = (low + high) // 2
+            middle = 2 * low - 1 if 3 * low < high else (low + high) // 2
             if hashes[middle] in recent or hashes[middle] in older:
                 low = middle + 1
             else:
@@ -89,12 +95,29 @@ class WorkerView:
 
     def remember(self, hashes: tuple[PageHash, ...], pages_max: int) -> None:
         """It used these pages. Two generations stand for the order of use: cheap, and good for advice."""
-        self.recent.update(dict.fromkeys(hashes))
+        self.recent.update(hashes)
         if len(self.recent) > pages_max // 2:
-            self.recent, self.older = {}, self.recent
+            self.recent, self.older = set(), self.recent
 
-    def forget_prefixes(self) -> None:
-        self.recent, self.older = {}, {}
+    def forget(self, hashes: tuple[PageHash, ...]) -> None:
+        """It turned out not to have these pages."""
+        self.recent.difference_update(hashes)
+        self.older.difference_update(hashes)
+
+
+class Serving:
+    """The workers that can take requests for one model."""
+
+    __slots__ = ("pools", "targets", "views")
+
+    def __init__(self, views: list[WorkerView]) -> None:
+        self.views = views
+        able = [view for view in views if view.joined.samples]
+        self.targets = [view for view in able if view.role != PREFILL] or able
+        """Those that requests are given to: who prefers prefill only where nobody else is there."""
+        self.pools: dict[Pool, list[WorkerView]] = {}
+        for view in views:
+            self.pools.setdefault(view.pool, []).append(view)
 
 
 class Fleet:
@@ -110,8 +133,10 @@ class Fleet:
         self._seen: dict[str, None] = {}
         self._numerics: dict[tuple[str, str], str] = {}
         self.pairs = Pairs(config)
-        self._serving: dict[str, list[WorkerView]] = {}
+        self._serving: dict[str, Serving] = {}
         """By model, until some worker comes, goes or is fenced."""
+        self.lease_end_ns = FOREVER_NS
+        """No lease ends before; brought up to date when that moment comes."""
 
     def expect(self, names: Iterable[str]) -> None:
         """A host says which workers it runs."""
@@ -126,6 +151,7 @@ class Fleet:
         self._seen[worker_name(fact.worker)] = None
         self.unseen.pop(worker_name(fact.worker), None)
         self._serving.clear()
+        self.lease_end_ns = min(self.lease_end_ns, now_ns + self.config.lease_ns)
         for model in fact.models:
             self.models[model] = None
             self._numerics.setdefault((model, fact.role), fact.numerics[0])
@@ -146,13 +172,13 @@ class Fleet:
         self._serving.clear()
         view.fenced = True
 
-    def serving(self, model: str) -> list[WorkerView]:
+    def serving(self, model: str) -> Serving:
         """Workers that can take requests for the model now."""
         found = self._serving.get(model)
         if found is None:
             views = self.workers.values()
-            found = [v for v in views if v.granted and not v.fenced and model in v.joined.models]
-            self._serving[model] = found
+            able = [v for v in views if v.granted and not v.fenced and model in v.joined.models]
+            found = self._serving[model] = Serving(able)
         return found
 
     def canonical(self, model: str) -> tuple[str, str] | None:
@@ -162,12 +188,11 @@ class Fleet:
         decode = decode or prefill
         return None if prefill is None or decode is None else (prefill, decode)
 
-    def lease_end_ns(self) -> int | None:
-        heard = [view.heard_ns for view in self.workers.values() if not view.fenced]
-        return min(heard) + self.config.lease_ns if heard else None
-
     def silent(self, now_ns: int) -> list[WorkerView]:
+        """Whose leases have ended."""
         limit = now_ns - self.config.lease_ns
+        heard = [view.heard_ns for view in self.workers.values() if not view.fenced and view.heard_ns > limit]
+        self.lease_end_ns = min(heard) + self.config.lease_ns if heard else FOREVER_NS
         return [view for view in self.workers.values() if not view.fenced and view.heard_ns <= limit]
 
     def excuse(self, duration_ns: int) -> None:

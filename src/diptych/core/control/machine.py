@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diptych.core.actions import Action, FenceWorker, Send
-from diptych.core.config import ControlConfig
+from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.estate import Estate
 from diptych.core.control.fleet import Fleet
 from diptych.core.control.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
@@ -22,6 +22,7 @@ from diptych.core.control.requests import Requests
 from diptych.core.control.status import ControlStatus, worker_status
 from diptych.core.errors import ImpossibleFact
 from diptych.core.facts import (
+    WIRE_FACTS,
     ClientGone,
     ConnectionLost,
     DeadlinePassed,
@@ -36,6 +37,8 @@ from diptych.core.facts import (
     RequestFact,
     RequestRecord,
     RequestReleased,
+    StreamEnded,
+    StreamPaused,
     WorkerBeat,
     WorkerJoined,
     WorkerLost,
@@ -61,32 +64,41 @@ class ControlPlane:
         """Spawned workers that have not joined, and until when they must."""
         self.unclaimed: dict[tuple[RequestId, int], Incarnation] = {}
         """Streams that workers reported and no door has asked for (yet)."""
+        self.early: dict[tuple[RequestId, int], StreamEnded | StreamPaused] = {}
+        """How some of those ended before a door could ask."""
         self._adopt_until_ns: int | None = None
 
     # ---- the machine ------------------------------------------------------------------------------
 
     def step(self, now_ns: int, fact: Fact) -> tuple[Action, ...]:
-        worker = getattr(fact, "worker", None)
-        if worker is not None:
-            view = self.fleet.workers.get(worker)
+        kind = type(fact)
+        if kind in _OF_WORKERS:
+            view = self.fleet.workers.get(fact.worker)  # type: ignore[attr-defined]
             if view is not None:
                 view.heard_ns = now_ns
-        row = _ROWS.get(type(fact))
+        row = _ROWS.get(kind)
         if row is not None:
             row(self, now_ns, fact)
-        elif isinstance(fact, RequestFact | RequestArrived | ClientGone):
-            self.requests.step(now_ns, fact.request, fact)
+        elif self.unclaimed and isinstance(fact, StreamEnded | StreamPaused) and self._is_unclaimed(fact):
+            self.early[fact.request, fact.attempt] = fact
+        elif kind in _OF_REQUESTS:
+            self.requests.step(now_ns, fact.request, fact)  # type: ignore[attr-defined]
         else:
             raise ImpossibleFact("control", "any", fact)
-        self.requests.dispatch.pump(now_ns)
+        if self.requests.dispatch.queue:
+            self.requests.dispatch.pump(now_ns)
         actions = tuple(self.outbox)
         self.outbox.clear()
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        times = [self.fleet.lease_end_ns(), self._adopt_until_ns, self.requests.next_deadline_ns()]
-        times += self.loading.values()
-        return min((time for time in times if time is not None), default=None)
+        """No deadline lies before; it may turn out to have moved on when it has come."""
+        deadline_ns = min(self.fleet.lease_end_ns, self.requests.next_deadline_ns())
+        if self._adopt_until_ns is not None:
+            deadline_ns = min(deadline_ns, self._adopt_until_ns)
+        if self.loading:
+            deadline_ns = min(deadline_ns, *self.loading.values())
+        return deadline_ns if deadline_ns < FOREVER_NS else None
 
     def status(self) -> ControlStatus:
         counts = self.requests.counts()
@@ -179,6 +191,7 @@ class ControlPlane:
         view = self.fleet.lose(fact.worker)
         for key in [key for key, worker in self.unclaimed.items() if worker == fact.worker]:
             del self.unclaimed[key]
+            self.early.pop(key, None)
         estates = [self._estate(view.joined.host)] if view is not None else list(self.estates.values())
         for estate in estates:
             estate.lose(fact.worker)
@@ -223,9 +236,16 @@ class ControlPlane:
                 self._adopt_until_ns = now_ns + ADOPT_NS
 
     def _adopt(self, now_ns: int, request: Request) -> None:
-        worker = self.unclaimed.pop((request.arrived.request, request.attempt))
+        key = request.arrived.request, request.attempt
+        worker = self.unclaimed.pop(key)
         request.target = worker
         self.requests.dispatch.stream(request)
+        early = self.early.pop(key, None)
+        if early is not None:
+            self.requests.step(now_ns, early.request, early)
+
+    def _is_unclaimed(self, fact: StreamEnded | StreamPaused) -> bool:
+        return (fact.request, fact.attempt) in self.unclaimed
 
     def _stop_adopting(self) -> None:
         """Who has not been claimed by now runs for nobody; what no worker streams starts again."""
@@ -233,6 +253,7 @@ class ControlPlane:
         for (request_id, attempt), worker in self.unclaimed.items():
             self.outbox.append(Send(to=worker, fact=RequestReleased(request=request_id, attempt=attempt)))
         self.unclaimed = {}
+        self.early = {}
         for request in self.requests.open.values():
             if request.state is ADOPTING:
                 self.requests.drain(request)
@@ -271,3 +292,6 @@ _ROWS: dict[type[Fact], Callable[..., None]] = {
     DeadlinePassed: C._time_passed,
     DriverStalled: C._stalled,
 }
+_OF_WORKERS = frozenset(fact for fact in WIRE_FACTS if "worker" in fact.__struct_fields__)
+"""Whose lease they renew."""
+_OF_REQUESTS = frozenset((*RequestFact.__subclasses__(), RequestArrived, ClientGone))

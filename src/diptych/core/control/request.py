@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from diptych.core.control.need import Need
-from diptych.core.facts import AttemptRecord, PrefillFinished, RequestArrived, RequestRecord, SequenceStart
+from diptych.core.control.supply import Supply
+from diptych.core.facts import (
+    AttemptRecord,
+    PrefillFinished,
+    RequestArrived,
+    RequestRecord,
+    RouteReasons,
+    SequenceStart,
+)
 from diptych.core.ids import Attempt, Incarnation, worker_name
 from diptych.core.recipe import Recipe
 
@@ -21,14 +29,21 @@ ADOPTING = "adopting"
 """A restarted control waits for the worker that may still be streaming it."""
 
 
+def _starts(sequences: int) -> tuple[SequenceStart, ...]:
+    return tuple(SequenceStart(index, 0) for index in range(sequences))
+
+
+_ONE_START = _starts(1)
+
+
 class Request:
     # fmt: off
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "avoid", "border", "bytes_moved", "cached_tokens",
-        "deadline_ns", "exact",
-        "expires_ns", "handoff_ns", "handoff_pages", "held_tokens", "losses", "need", "not_before_ns",
+        "deadline_ns", "exact", "expected_tokens", "expires_ns", "handoff_ns", "handoff_pages", "held_tokens",
+        "losses", "need", "not_before_ns",
         "outputs", "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons",
-        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "target",
+        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "supply", "target",
         "waiting_since_ns",
     )
     # fmt: on
@@ -41,6 +56,9 @@ class Request:
         self.target: Incarnation | None = None
         self.source: Incarnation | None = None
         self.border = 0
+        self.expected_tokens = 0
+        """Prompt tokens that the target was taken to hold when it was chosen, and what else was known."""
+        self.supply: Supply | None = None
         self.split = 0
         self.held_tokens = 0
         self.recipe: Recipe = ()
@@ -51,7 +69,7 @@ class Request:
         self.rerouted = False
         self.streamed = False
         """Some attempt has reached STREAMING: what happens now happens to a stream."""
-        self.starts = tuple(SequenceStart(index, 0) for index in range(arrived.sequences))
+        self.starts = _ONE_START if arrived.sequences == 1 else _starts(arrived.sequences)
         self.deadline_ns = None if arrived.deadline_ns is None else now_ns + arrived.deadline_ns
         self.expires_ns = 0
         """When waiting for a worker (or for its numerics) ends."""
@@ -75,11 +93,13 @@ class Request:
         self.bytes_moved = 0
         self.cached_tokens: int | None = None
         self.attempts: list[AttemptRecord] = []
-        self.reasons: tuple[str, ...] = ()
+        self.reasons: RouteReasons | None = None
 
     @property
     def known_tokens(self) -> int:
-        longest = max((start.emitted for start in self.starts), default=0)
+        longest = 0
+        for start in self.starts:
+            longest = max(longest, start.emitted)
         return self.arrived.prompt_tokens + longest
 
     def close_attempt(self, outcome: str) -> None:

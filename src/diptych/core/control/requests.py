@@ -6,7 +6,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 from diptych.core.actions import Action, Send
-from diptych.core.config import ControlConfig
+from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.dispatch import Dispatch
 from diptych.core.control.fleet import Fleet
 from diptych.core.control.request import ADOPTING, DRAINING, PREFILLING, QUEUED, RESERVING, STREAMING, Request
@@ -57,11 +57,11 @@ class Requests:
         row(self, now_ns, request, fact)
 
     def _arrive(self, now_ns: int, _: None, fact: RequestArrived) -> None:
-        request = Request(fact, now_ns)
-        refusal = self.dispatch.refusal(request)
+        refusal = self.dispatch.refusal(fact, len(self.open))
         if refusal is not None:
             self.outbox.append(Send(to=fact.door, fact=refusal))
             return
+        request = Request(fact, now_ns)
         self.open[fact.request] = request
         if request.deadline_ns is not None:
             self.watch(request)
@@ -200,11 +200,9 @@ class Requests:
         if request.deadline_ns is not None:
             heappush(self._deadlines, (request.deadline_ns, request.arrived.request))
 
-    def next_deadline_ns(self) -> int | None:
-        times = [self.dispatch.next_expiry_ns()]
-        if self._deadlines:
-            times.append(self._deadlines[0][0])
-        return min((time for time in times if time is not None), default=None)
+    def next_deadline_ns(self) -> int:
+        deadline_ns = self.dispatch.next_expiry_ns() if self.dispatch.queue else FOREVER_NS
+        return min(deadline_ns, self._deadlines[0][0]) if self._deadlines else deadline_ns
 
     def time_passed(self, now_ns: int) -> None:
         while self._deadlines and self._deadlines[0][0] <= now_ns:

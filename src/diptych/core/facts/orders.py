@@ -81,13 +81,40 @@ class EstateSettled(Fact, frozen=True):
     """What the other claimants had paid the lost one: the heir's now, with their claims."""
 
 
+class RouteReasons(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What the choice of workers rests on: tokens, and nanoseconds as the workers measured them."""
+
+    target: Incarnation
+    held_tokens: int
+    """Prompt tokens that the target holds."""
+    own_tokens: int
+    """Those that it computes itself."""
+    target_rate_ns: int
+    """For each of them."""
+    target_queue_tokens: int
+    """Prompt tokens of other requests that it computes before."""
+    target_streams: int
+    cost_ns: int
+    """Predicted time until the target can go on, and what that costs its other streams."""
+    other_ns: int | None
+    """The same for the best choice of the other kind: without a source, or with one."""
+    source: Incarnation | None = None
+    source_tokens: int = 0
+    source_cached_tokens: int = 0
+    source_rate_ns: int = 0
+    """Less than the measured rate, the longer nobody has measured it; more for a worker that decodes."""
+    source_measured_ns: int = 0
+    source_queue_tokens: int = 0
+    handoff_ns: int = 0
+
+
 class RequestRouted(RequestFact, frozen=True):
     target: Incarnation
     source: Incarnation | None
     split: int
     recipe: Recipe
     held_tokens: int
-    reasons: tuple[str, ...]
+    reasons: RouteReasons | None
 
 
 class RequestRejected(Fact, frozen=True):
@@ -136,7 +163,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     attempts: tuple[AttemptRecord, ...]
     exact: bool
     finish_reason: str
-    reasons: tuple[str, ...]
+    reasons: RouteReasons | None
+    """Of the last attempt; None where no worker ever had it."""
 
 
 class RequestEnded(Fact, frozen=True):

@@ -80,7 +80,7 @@ class PrefillFinished(RequestFact, frozen=True):
 
 
 class StreamStarted(RequestFact, frozen=True):
-    """The prompt is done and every sequence has its first token: they decode from here on."""
+    """The run that completes the prompt and gives every sequence its first token has begun."""
 
     worker: Incarnation
     waited_ns: int

@@ -1,7 +1,8 @@
 """What the step loop runs next: prompt spans by priority and age, beside every decoding sequence.
 
 A run is one step while prompt work is pending and up to a quantum of steps otherwise; it can be ended
-at any step border, so long runs cost newcomers one step at most.
+at any step border, so long runs cost newcomers one step at most. Tails, whose last row samples, may
+begin such a run: what they compute is nobody else's, and their sequences decode in the steps after.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from diptych.core.ids import SHARED
 from diptych.core.recipe import numerics_at, run_end
 from diptych.core.worker.sequence import Sequence, Source, Target
 
+MEASURED_TOKENS = 16
+"""Prompt tokens of a run that is long enough to measure their cost by."""
 NEWS = 0.25
 """A prefill rate that has moved by this share is worth telling before the next beat is due."""
 
@@ -20,25 +23,37 @@ class RunInHand:
 
     # fmt: off
     __slots__ = (
-        "decoding", "ending", "predicted_ns", "prompts", "run", "sampled", "spans", "started_ns",
-        "steps_max", "tokens",
+        "decoding", "ending", "predicted_ns", "prompts", "run", "sampled", "single", "spans", "started_ns",
+        "starting", "steps_max", "tokens",
     )
     # fmt: on
 
-    def __init__(self, run: int, now_ns: int) -> None:
+    def __init__(self, run: int, now_ns: int, decoding: int) -> None:
         self.run = run
         self.started_ns = now_ns
         self.steps_max = 1
+        self.single = False
+        """It must be one step."""
         self.predicted_ns = 0
         self.ending = False
         self.prompts: list[PromptSpan] = []
-        self.spans: list[tuple[Source | Target, Sequence | None, int]] = []
-        """(task, sequence or None for its shared part, tokens) of each prompt span, in order."""
-        self.decoding = 0
+        self.spans: list[tuple[Source | Target, Sequence | None]] = []
+        """(task, sequence or None for its shared part) of each prompt span, in order."""
+        self.decoding = decoding
         """Sequences that decode in it from its first step on."""
         self.sampled: list[tuple[Target, Sequence]] = []
         """Sequences whose first token of this attempt comes from this run's first step."""
+        self.starting: list[Target] = []
+        """Targets whose prompt this run completes."""
         self.tokens = 0
+
+    def seated(self) -> int:
+        """Sequences that decode in it, or will from its second step on."""
+        return self.decoding + len(self.sampled)
+
+    def measures(self) -> bool:
+        """Whether it tells what a prompt token costs: nothing else in it, and enough of them."""
+        return self.tokens >= MEASURED_TOKENS and not self.decoding
 
 
 class Rates:
@@ -55,11 +70,10 @@ class Rates:
         """The prefill rate that control knows."""
 
     def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
-        if run.tokens and not run.decoding and steps == 1:
-            if run.tokens >= 16:
-                weight = 1.0 if self.guessed else 0.25
-                self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
-                self.guessed = False
+        if run.measures():
+            weight = 1.0 if self.guessed else 0.25
+            self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
+            self.guessed = False
         elif run.decoding and not run.tokens and steps:
             self.decode_ns_per_step += 0.25 * (duration_ns / steps - self.decode_ns_per_step)
 
@@ -105,7 +119,7 @@ def add_spans(
                 logits_from=scored,
             )
         )
-        run.spans.append((task, sequence, stop - position))
+        run.spans.append((task, sequence))
         position = stop
     run.tokens += end - first
 

@@ -81,8 +81,9 @@ class DecodeBatch:
                 preempt()
 
     def steps_max(self, quantum: int) -> int:
-        """`quantum` where pages for so many steps are to be had without preempting, else one."""
+        """`quantum` where pages for so many steps are to be had without preempting, else one. Where there
+        are plenty, who needs some gets those of the next run too."""
         while (sequence := self._short(quantum)) is not None:
-            if not self._extend(sequence, quantum):
+            if not (self._extend(sequence, 2 * quantum) or self._extend(sequence, quantum)):
                 return 1
         return quantum

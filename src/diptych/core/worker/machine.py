@@ -134,11 +134,10 @@ class Worker:
             self._end_run()
 
     def _prompts_wait(self, run: RunInHand) -> bool:
-        """Whether there is prompt work, of sources or for a free seat."""
-        streams = self.targets.streams
-        if self.sources.tasks and self.sources.jobs():
+        """Whether there is prompt work beside the run in hand, of sources or for a free seat."""
+        if self.sources.tasks and self.sources.computing():
             return True
-        return bool(streams.prompting and run.decoding < self.config.running_max and streams.jobs())
+        return bool(self.targets.streams.prompting) and run.seated() < self.config.running_max
 
     def _end_run(self) -> None:
         assert self.run is not None
@@ -147,24 +146,22 @@ class Worker:
 
     def _start_run(self, now_ns: int) -> None:
         streams = self.targets.streams
-        if not (streams.batch.members or streams.prompting or self.sources.tasks):
+        members = streams.batch.members
+        if members:
+            streams.batch.make_room(self._preempt_last)
+        run = RunInHand(self._runs + 1, now_ns, len(members))
+        if streams.prompting or self.sources.tasks:
+            self._plan_prompts(now_ns, run)
+        if not (run.prompts or run.decoding):
             return
-        streams.batch.make_room(self._preempt_last)
-        run = RunInHand(self._runs + 1, now_ns)
-        run.decoding = len(streams.batch.members)
-        self._plan_prompts(now_ns, run)
-        if run.prompts:
-            # One step, so that control hears at once that a stream has begun.
-            run.steps_max = 1
-        elif run.decoding:
-            wait = self._prompts_wait(run)
-            run.steps_max = 1 if wait else streams.batch.steps_max(self.config.quantum_tokens)
-        else:
-            return
+        if not run.single:
+            run.steps_max = streams.steps_max(run)
         run.predicted_ns = self.rates.predict(run)
         self.run = run
         self._runs = run.run
         streams.in_hand = True
+        for task in run.starting:
+            self.targets.started(task)
         self.ledger.outbox.append(
             RunSteps(
                 run=run.run,
@@ -179,9 +176,10 @@ class Worker:
         self.targets.preempt(self.targets.streams.last_admitted())
 
     def _plan_prompts(self, now_ns: int, run: RunInHand) -> None:
-        """Fills the run with prompt spans by priority and age."""
+        """Fills the run with prompt spans by priority and age, and says whether it must be one step: more
+        prompt work waits for the next one, others can use what it computes, or it is measured."""
         config, streams = self.config, self.targets.streams
-        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.jobs()]
+        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.prompting.values()]
         if len(jobs) > 1:
             jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
@@ -190,15 +188,18 @@ class Worker:
             if budget <= 0:
                 break
             if isinstance(job, Source):
+                run.single = True
                 budget -= self.sources.plan(now_ns, job, run, budget)
             else:
                 sampled = len(run.sampled)
                 budget -= streams.plan(job, run, budget, seats)
                 seats -= len(run.sampled) - sampled
+        if (streams.prompting and seats > 0) or run.measures():
+            run.single = True
 
     def _tables(self, run: RunInHand) -> tuple[TablePart, ...]:
         parts: list[TablePart] = []
-        for task, sequence, _ in run.spans:
+        for task, sequence in run.spans:
             part = table_part(task, sequence)
             if part is not None:
                 parts.append(part)
@@ -222,24 +223,26 @@ class Worker:
             self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BEATS_APART_NS))
         targets, streams = self.targets, self.targets.streams
         streams.in_hand = False
-        for span, (task, sequence, _) in zip(run.prompts, run.spans, strict=True):
+        for span, (task, sequence) in zip(run.prompts, run.spans, strict=True):
             if isinstance(task, Source):
                 self.sources.advance(now_ns, task, span)
             else:
                 streams.advance(task, sequence, span)
         streams.batch.clock += fact.steps
-        touched, streams.in_run = streams.in_run, {}
+        streams.in_run.clear()
+        ended: list[Target] = []
         for finish in fact.finished:
-            key = (finish.request, finish.attempt)
-            streams.finish(targets.tasks[key], finish)
-            touched[key] = None
+            target = targets.tasks[finish.request, finish.attempt]
+            streams.finish(target, finish)
+            if not target.open:
+                ended.append(target)
         for target, member in run.sampled:
             if target.state is RUNNING and not member.done:
                 streams.sampled(target, member, fact.steps)
         if self.sources.in_run:
             self.sources.run_ended(now_ns)
-        for key in touched:
-            targets.run_ended(targets.tasks[key])
+        for target in ended:
+            targets.ended(target)
         if streams.closing:
             targets.close()
         if self._postponed:
@@ -335,7 +338,7 @@ class Worker:
         run = self.run
         overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)
         pending = sum(task.ask.split - task.computed for task in self.sources.jobs())
-        for task in self.targets.streams.jobs():
+        for task in self.targets.streams.prompting.values():
             pending += max(0, task.ask.prompt_tokens - task.computed)
         self._tell_control(
             WorkerBeat(

@@ -209,6 +209,10 @@ class Sources:
     def jobs(self) -> list[Source]:
         return [task for task in self.tasks.values() if task.state is COMPUTING]
 
+    def computing(self) -> bool:
+        """Whether there are any."""
+        return any(task.state is COMPUTING for task in self.tasks.values())
+
     def plan(self, now_ns: int, task: Source, run: RunInHand, budget: int) -> int:
         """Adds up to `budget` tokens of the task to the run; returns how many."""
         first, split, tokens = task.computed, task.ask.split, self.config.page_tokens

@@ -25,10 +25,10 @@ class Streams:
         self.running: dict[Key, Target] = {}
         """In order of admission: the last one is the first to be preempted."""
         self.prompting: dict[Key, Target] = {}
-        """Those with prompt work."""
+        """Those with prompt work that is not in the run in hand."""
         self.batch = DecodeBatch(config.page_tokens, self._room_for)
         self.in_run: dict[Key, None] = {}
-        """Those with prompt spans in the run in hand. Members of the batch are in every run."""
+        """Those with prompt spans in the run in hand; members of the batch are in every run."""
         self.in_hand = False
         """Whether the step loop has a run."""
         self.closing: list[Target] = []
@@ -73,10 +73,6 @@ class Streams:
 
     # ---- before a run -----------------------------------------------------------------------------
 
-    def jobs(self) -> list[Target]:
-        """Targets with prompt work."""
-        return list(self.prompting.values())
-
     def last_admitted(self) -> Target:
         return next(task for task in reversed(self.running.values()) if task.state is RUNNING)
 
@@ -84,7 +80,7 @@ class Streams:
         """Adds prompt work of the task: the shared part first, then each sequence's tail, whose last
         span samples and takes one of `seats`. Returns the tokens added."""
         border = task.border * self.config.page_tokens
-        added = self._plan_shared(task, run, budget)
+        added, sampled = self._plan_shared(task, run, budget), 0
         if task.computed + added < border:
             return added
         for sequence in task.sequences:
@@ -101,7 +97,12 @@ class Streams:
             self.in_run[task.key] = None
             if last:
                 seats -= 1
+                sampled += 1
                 run.sampled.append((task, sequence))
+        if sampled == task.prompting:
+            del self.prompting[task.key]
+            if not task.started:
+                run.starting.append(task)
         return added
 
     def _plan_shared(self, task: Target, run: RunInHand, budget: int) -> int:
@@ -116,7 +117,17 @@ class Streams:
             run, task, None, first=task.computed, end=end, sample=False, logits_from=task.ask.logits_from
         )
         self.in_run[task.key] = None
+        run.single = True
         return end - task.computed
+
+    def steps_max(self, run: RunInHand) -> int:
+        """A quantum of steps where pages for so many are to be had without preempting, else one."""
+        quantum = self.config.quantum_tokens
+        for task, sequence in run.sampled:
+            limit = task.ask.prompt_tokens + task.ask.tokens_max
+            if not self._room_for(task, sequence, min(sequence.known + quantum - 1, limit)):
+                return 1
+        return self.batch.steps_max(quantum)
 
     def _room_for(self, task: Target, sequence: Sequence, positions: int) -> bool:
         """Pages for KV of positions below `positions`: from what was set aside, then from the ledger."""
@@ -166,13 +177,8 @@ class Streams:
     def sampled(self, task: Target, sequence: Sequence, steps: int) -> None:
         """A sequence got its first tokens of this attempt and did not finish: it decodes from here on."""
         sequence.known += steps
-        self.batch.join(task, sequence)
-        self._prompted(task)
-
-    def _prompted(self, task: Target) -> None:
         task.prompting -= 1
-        if not task.prompting:
-            self.prompting.pop(task.key, None)
+        self.batch.join(task, sequence)
 
     def finish(self, task: Target, finish: SequenceFinish) -> None:
         """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
@@ -180,7 +186,7 @@ class Streams:
         if sequence.decoding:
             self.batch.leave(sequence)
         else:
-            self._prompted(task)
+            task.prompting -= 1
         sequence.done = True
         task.open -= 1
         task.outcomes.append((finish.sequence, finish.emitted, finish.reason))

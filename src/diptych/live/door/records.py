@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from diptych.core.control.reasons import in_words
 from diptych.core.facts import RequestRecord
 from diptych.core.ids import worker_name
 from diptych.live.door.stream import Stream, percentiles_ms
@@ -59,7 +60,7 @@ def _of_control(record: RequestRecord) -> dict[str, Any]:
         "attempts": [msgspec.to_builtins(attempt) for attempt in record.attempts],
         "exact": record.exact,
         "finish_reason": record.finish_reason,
-        "reasons": list(record.reasons),
+        "reasons": list(in_words(record.reasons)),
     }
 
 
@@ -78,7 +79,7 @@ def _of_door(stream: Stream) -> dict[str, Any]:
         "attempts": [],
         "exact": None,
         "finish_reason": reasons[0] if stream.finished and reasons else None,
-        "reasons": list(routed.reasons) if routed else [],
+        "reasons": list(in_words(routed.reasons)) if routed else [],
     }
 
 

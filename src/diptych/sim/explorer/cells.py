@@ -14,6 +14,7 @@ import msgspec
 
 from diptych.core.control import request as control_states
 from diptych.core.worker import sequence as worker_states
+from diptych.sim.explorer._search import Graph
 from diptych.sim.explorer.shapes import Projection
 from diptych.sim.pool import Pool
 
@@ -29,18 +30,18 @@ class Cell(msgspec.Struct, frozen=True):
     """One part of a state."""
 
     blob: bytes
+    now_ns: int
+    """The time that its own times count from."""
     shape: int
     """Number of its shape."""
     pages: tuple[int, ...]
     """Page numbers that the shape names, in order."""
     free: tuple[int, ...]
     """Its free pages, the next one last."""
-    now_ns: int
-    """The time that its own times count from."""
-    contents: tuple[tuple[int, int], ...] = ()
+    contents: tuple[int, ...] = ()
     """Of a pool, by page: what it holds."""
     books: tuple[int, ...] = ()
-    """Of a pool, by page: the number of the shape of whose it is and who reads it."""
+    """Of a pool, by page: whose it is and who reads it."""
 
 
 class _Freezer(pickle.Pickler):
@@ -69,38 +70,41 @@ class _Thawer(pickle.Unpickler):
 
 
 class Cells:
-    """All parts that were ever seen."""
+    """All parts that were ever seen, by number; 0 is nobody."""
 
     def __init__(self, outside: object) -> None:
         self.outside = outside
-        self.cells: list[Cell] = []
+        self.cells: list[Cell] = [Cell(b"", 0, 0, (), ())]
         self._known: dict[object, int] = {}
         self._shapes: dict[object, int] = {}
 
     def shape(self, told: object) -> int:
         return self._shapes.setdefault(told, len(self._shapes))
 
-    def freeze(self, part: object, now_ns: int) -> int:
-        """The number of the part; a part that equals an earlier one has its number."""
+    def freeze(self, graph: Graph, name: str, part: object, now_ns: int) -> tuple[int, bool]:
+        """The number of the part, and whether it is new; one that equals an earlier one has its number."""
         projection = Projection(now_ns)
-        told = projection.walk(part)
-        contents: tuple[tuple[int, int], ...] = ()
+        told = (name, projection.walk(part))
+        contents: tuple[int, ...] = ()
         books: tuple[int, ...] = ()
         if isinstance(part, Pool):
-            contents = tuple((page.filled, page.stamp) for page in part.pages)
+            contents = tuple(self.shape((page.filled, page.stamp)) for page in part.pages)
             books = tuple(self.shape(Projection(now_ns).walk(page)) for page in part.pages)
         pages, free = tuple(projection.pages), tuple(projection.free)
-        key = (self.shape(told), pages, free, contents, books)
-        number = self._known.get(key)
-        if number is None:
-            number = self._known[key] = len(self.cells)
-            file = io.BytesIO()
-            if isinstance(part, Pool):
-                file.write(pickle.dumps(part, protocol=5))
-            else:
-                _Freezer(file, self.outside).dump(part)
-            self.cells.append(Cell(file.getvalue(), key[0], pages, free, now_ns, contents, books))
-        return number
+        key = (shape := self.shape(told), pages, free, contents, books)
+        known = self._known.get(key)
+        if known is not None:
+            return known, False
+        number = graph.add_cell(shape, list(pages), list(free), list(books), list(contents))
+        assert number == len(self.cells)
+        self._known[key] = number
+        file = io.BytesIO()
+        if isinstance(part, Pool):
+            file.write(pickle.dumps(part, protocol=5))
+        else:
+            _Freezer(file, self.outside).dump(part)
+        self.cells.append(Cell(file.getvalue(), now_ns, shape, pages, free, contents, books))
+        return number, True
 
     def thaw(self, number: int, pool: Pool | None) -> Any:
         return _Thawer(self.cells[number].blob, self.outside, pool).load()

@@ -23,6 +23,14 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
     """Clients that hang up."""
     expiries: int = 0
     """Times that control's next deadline comes while something else could still happen."""
+    restarts: int = 0
+    """Times that control dies and the next one comes."""
+    doubles: int = 0
+    """Messages about a request that come twice, the second time before all that was said later."""
+    evictions: int = 0
+    """Times that a worker's whole idle cache goes."""
+    stalls: int = 0
+    """Times that control itself stands still for longer than a lease."""
     attempts: int = 2
     """Of all requests together."""
     messages: int = 6

@@ -1,9 +1,10 @@
-"""Breadth first over every event of every state, each state once; the shortest path to a broken rule."""
+"""Performs on the real machines what the compiled search asks for, and names what it finds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,21 +12,45 @@ from diptych.core.errors import DiptychError
 from diptych.core.ids import CONTROL
 from diptych.sim.door import Door
 from diptych.sim.events import Violation
+from diptych.sim.explorer._search import Graph
 from diptych.sim.explorer.cells import Cells
 from diptych.sim.explorer.configuration import Configuration
+from diptych.sim.explorer.graph import QUIET, Event, Numbers
 from diptych.sim.explorer.rules import check_quiet
-from diptych.sim.explorer.state import Event, Post, Prospect, State, key_of, next_events
-from diptych.sim.explorer.world import DOOR, POOL, Desk, Seat, World
-from diptych.sim.supervisor import SUPERVISOR
+from diptych.sim.explorer.world import POOL, START_NS, Desk, Message, Seat, World
+
+if TYPE_CHECKING:
+    from diptych.sim.explorer._search import Outcome
 
 BROKEN = (Violation, DiptychError, AssertionError, LookupError, ValueError, TypeError)
-FAULTS = {"die": 0, "suspect": 1, "leave": 2}
 WARM_UP_MAX = 10_000
+UNLIMITED = 1 << 62
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One event of a path."""
+
+    event: Event
+    message: Message | None
+    sent: tuple[tuple[str, str, Message], ...]
+    """What was said then."""
+
+
+class Prospect(msgspec.Struct, frozen=True):
+    """What can happen to a part while it is as it is."""
+
+    moves: tuple[Event, ...] = ()
+    """By itself."""
+    faults: tuple[Event, ...] = ()
+    waits: bool = False
+    """It has a deadline."""
+    attempts: int = 0
+    """Attempts that it has made, if it is control."""
 
 
 class Counterexample(msgspec.Struct, frozen=True):
     reason: str
-    events: tuple[Event, ...]
+    steps: tuple[Step, ...]
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -33,48 +58,17 @@ class Result(msgspec.Struct, kw_only=True):
     states: int = 0
     transitions: int = 0
     depth: int = 0
-    seconds: float = 0.0
     cpu_seconds: float = 0.0
     quiet: int = 0
     """States in which nothing can come any more."""
     cut: dict[str, int] = {}
     """Successors beyond the budget of that name, not explored."""
+    cells: int = 0
+    effects: int = 0
+    """Different events on different parts: so often the machines themselves were run."""
     complete: bool = False
-    """The frontier was exhausted: every state within the budgets was checked."""
+    """Every state within the budgets was checked."""
     counterexample: Counterexample | None = None
-
-
-class Effect(msgspec.Struct, frozen=True):
-    """What an event did to the parts it touched."""
-
-    parts: tuple[tuple[str, int], ...]
-    died: tuple[str, ...]
-    sent: tuple[tuple[str, str, int], ...]
-
-
-class Tree:
-    """States seen, and by which event from which state each was first reached."""
-
-    def __init__(self, root: bytes) -> None:
-        self.seen = {root}
-        self.level: set[object] = set()
-        """States of the level in the making, as they are: most are reached more than once, and finding
-        that out is cheaper than their key."""
-        self._parents = [-1]
-        self._events: list[Event] = [("begin",)]
-
-    def add(self, key: bytes, parent: int, event: Event) -> int:
-        self.seen.add(key)
-        self._parents.append(parent)
-        self._events.append(event)
-        return len(self._parents) - 1
-
-    def path(self, number: int) -> list[Event]:
-        events: list[Event] = []
-        while number > 0:
-            events.append(self._events[number])
-            number = self._parents[number]
-        return events[::-1]
 
 
 class Explorer:
@@ -82,227 +76,151 @@ class Explorer:
         self.configuration = configuration
         self.world = World(configuration)
         self.cells = Cells(self.world)
-        self.post = Post(self.cells)
+        self.graph = Graph()
+        self.numbers = Numbers(self.graph, self.cells)
         self.prospects: dict[int, Prospect] = {}
-        self.attempts: dict[int, int] = {}
-        """Attempts that a control has made."""
-        self._effects: dict[tuple[object, ...], Effect] = {}
-        self._quiet: set[tuple[int, ...]] = set()
-        self._tried: Event = ("begin",)
-        """The event that is being performed."""
-        self.start = self._warm_up(self._first())
+        self._checked: dict[tuple[int, ...], str] = {}
+        self.start = self._warm_up()
+        self.numbers.allow(configuration.budgets, configuration.history)
 
-    # ---- states -------------------------------------------------------------------------------------
+    # ---- the beginning ------------------------------------------------------------------------------
 
-    def _first(self) -> State:
-        self.world.parts, self.world.sent, self.world.died = {}, [], []
-        self.world.begin()
-        return self._apply(State({}, {}), self._freeze(set(self.world.parts)))
-
-    def _warm_up(self, state: State) -> State:
+    def _warm_up(self) -> list[int]:
         """The fleet joins, and requests of the past run to their end, in one order."""
+        self.world.forget(START_NS)
+        self.world.begin()
+        parts, _, sent, _ = self._frozen()
+        by_slot = dict(parts)
+        state = self.graph.begin([by_slot.get(slot, 0) for slot in range(max(by_slot) + 1)], sent)
         past = {f"client {number}" for number in range(self.configuration.history)}
         for _ in range(WARM_UP_MAX):
-            moves, _ = next_events(state, self.configuration, self.prospects)
-            moves = [m for m in moves if m[0] != "expire"]
-            moves = [m for m in moves if m[1] in past or not str(m[1]).startswith("client")]
-            if not moves:
+            events = [number for number, _ in self.graph.enabled(state)]
+            events = [number for number in events if self._of_the_past(self.numbers.events[number], past)]
+            if not events:
                 return state
-            state = self.follow(state, moves[0])
+            state = self.graph.follow(self, state, events[0], 0)
         raise Violation("warm-up does not end", self.configuration.name)
 
-    def follow(self, state: State, event: Event) -> State:
-        """The state after the event."""
-        return self._apply(state, self._effect(state, event), event)
-
-    def _apply(self, state: State, effect: Effect, event: Event = ("begin",)) -> State:
-        parts = {**state.parts, **dict(effect.parts)}
-        for name in effect.died:
-            parts.pop(name, None)
-        channels = dict(state.channels)
-        if event[0] == "arrive":
-            channel = (event[1], str(event[2]))
-            rest = channels[channel][1:]
-            if rest:
-                channels[channel] = rest
-            else:
-                del channels[channel]
-        if effect.died:
-            channels = {c: m for c, m in channels.items() if c[1] not in effect.died}
-        for sender, to, number in effect.sent:
-            if to in parts:
-                channels[sender, to] = (*channels.get((sender, to), ()), number)
-        used = state.used
-        kind = FAULTS.get(event[0])
-        if kind is not None:
-            used = (*used[:kind], used[kind] + 1, *used[kind + 1 :])  # type: ignore[assignment]
-        elif event[0] == "expire" and self._busy(state):
-            used = (*used[:3], used[3] + 1)
-        return State(parts, channels, used)
-
-    def _busy(self, state: State) -> bool:
-        return bool(state.channels) or any(self.prospects[cell].steps for cell in state.parts.values())
-
-    # ---- effects ------------------------------------------------------------------------------------
-
-    def _effect(self, state: State, event: Event) -> Effect:
-        touched = self._touched(state, event)
-        number = state.channels[event[1], str(event[2])][0] if event[0] == "arrive" else -1
-        key = (event, number, *(state.parts[name] for name in touched))
-        effect = self._effects.get(key)
-        if effect is None:
-            effect = self._effects[key] = self._perform(state, event, number, touched)
-        return effect
-
-    def _touched(self, state: State, event: Event) -> list[str]:
+    def _of_the_past(self, event: Event, past: set[str]) -> bool:
         match event:
-            case ("arrive", _, to) if to == SUPERVISOR:
-                return [SUPERVISOR, POOL, *sorted(name for name in state.parts if "@" in name)]
-            case ("arrive", _, to):
-                return [str(to), POOL] if "@" in str(to) else [str(to)]
-            case ("run", str(worker), _):
-                return [worker, POOL]
-            case ("die", str(worker), _):
-                return [worker, POOL, SUPERVISOR]
-            case ("leave", _):
-                return [DOOR]
+            case ("arrive", str(sender), _):
+                return sender in past or not sender.startswith("client")
+            case ("run", _, _):
+                return True
             case _:
-                return [CONTROL]
+                return False
 
-    def _perform(self, state: State, event: Event, number: int, touched: list[str]) -> Effect:
-        world = self.world
-        world.sent, world.died = [], []
-        self._thaw(state, touched)
-        match event:
-            case ("arrive", str(sender), str(to)):
-                world.deliver(sender, to, self.post.messages[number])
-            case ("run", str(worker), int(steps)):
-                world.end_run(worker, steps)
-            case ("die", str(worker), int(done)):
-                world.die(worker, bool(done))
-            case ("leave", str(request)):
-                world.leave(request)
-            case ("suspect", str(worker)):
-                world.suspect(worker)
-            case _:
-                world.expire()
-        return self._freeze(set(touched))
+    # ---- what the search asks -----------------------------------------------------------------------
 
-    def _thaw(self, state: State, names: list[str]) -> None:
-        world = self.world
-        world.parts = {}
-        control = self.cells.cells[state.parts[CONTROL]]
-        world.now_ns = control.now_ns
-        pool = self.cells.thaw(state.parts[POOL], None) if POOL in names else None
-        for name in names:
-            world.parts[name] = pool if name == POOL else self.cells.thaw(state.parts[name], pool)
+    def _message(self, number: int) -> Message | None:
+        return None if number < 0 else self.numbers.messages[number]
 
-    def _freeze(self, names: set[str]) -> Effect:
+    def touched(self, event: int, message: int) -> list[int]:
+        names = self.numbers.touched(self.numbers.events[event], self._message(message))
+        return [self.numbers.slot(name) for name in names]
+
+    def perform(self, event: int, message: int, slots: list[int], cells: list[int]) -> list[Outcome] | str:
+        try:
+            self._thaw({self.numbers.names[s]: cell for s, cell in zip(slots, cells, strict=True) if cell})
+            self.world.perform(self.numbers.events[event], self._message(message))
+            return [self._frozen()]
+        except BROKEN as error:
+            return f"{type(error).__name__}: {error}"
+
+    def quiet(self, cells: list[int]) -> str:
+        key = tuple(cells)
+        if key not in self._checked:
+            self._thaw({self.numbers.names[slot]: cell for slot, cell in enumerate(cells) if cell})
+            try:
+                check_quiet(self.world)
+                self._checked[key] = ""
+            except BROKEN as error:
+                self._checked[key] = f"{type(error).__name__}: {error}"
+        return self._checked[key]
+
+    def _thaw(self, cells: dict[str, int]) -> None:
+        """Makes the parts; the time is control's own, for nobody else acts by it."""
         world = self.world
-        frozen = []
-        for name in sorted(world.parts):
+        world.forget(self.cells.cells[cells[CONTROL]].now_ns if CONTROL in cells else START_NS)
+        pool = self.cells.thaw(cells[POOL], None) if POOL in cells else None
+        for name, cell in cells.items():
+            world.parts[name] = pool if name == POOL else self.cells.thaw(cell, pool)
+
+    def _frozen(self) -> Outcome:
+        world, numbers = self.world, self.numbers
+        parts = []
+        for name, part in world.parts.items():
             if name in world.died:
                 continue
-            cell = self.cells.freeze(world.parts[name], world.now_ns)
-            frozen.append((name, cell))
-            if cell not in self.prospects:
-                self.prospects[cell] = self._prospect(cell, world.parts[name])
-        sent = tuple((s, to, self.post.number(message, world.now_ns)) for s, to, message in world.sent)
-        return Effect(tuple(frozen), tuple(world.died), sent)
+            cell, fresh = self.cells.freeze(self.graph, name, part, world.now_ns)
+            if fresh:
+                self._tell_prospect(cell, name, part)
+            parts.append((numbers.slot(name), cell))
+        sent = [(numbers.channel(s, to), numbers.message(m, world.now_ns)) for s, to, m in world.sent]
+        return parts, [numbers.slot(name) for name in world.died], sent, world.hung_up
 
-    def _prospect(self, cell: int, part: object) -> Prospect:
+    def _tell_prospect(self, cell: int, name: str, part: object) -> None:
+        numbers, known = self.numbers, self._prospect(name, part)
+        self.prospects[cell] = known
+        moves = [numbers.event(event) for event in known.moves]
+        faults = [numbers.fault(event) for event in known.faults]
+        self.graph.set_prospects(cell, moves, faults, known.waits, known.attempts)
+
+    def _prospect(self, name: str, part: object) -> Prospect:
         match part:
             case Seat():
                 run = part.loop.run
+                faults: list[Event] = [("die", name, 0), ("suspect", name)]
                 if run is None:
-                    return Prospect()
-                return Prospect(steps=tuple(range(1, run.steps + 1)) if part.ending else (run.steps,))
+                    return Prospect(faults=tuple(faults))
+                first = 1 if part.ending else run.steps
+                moves: list[Event] = [("run", name, steps) for steps in range(first, run.steps + 1)]
+                return Prospect(tuple(moves), (*faults, ("die", name, 1)))
             case Door():
-                clients = part.clients.values()
-                return Prospect(
-                    open=tuple(c.plan.request for c in clients if not c.gone and not c.complete())
-                )
+                here = (c for c in part.clients.values() if not c.gone and not c.complete())
+                return Prospect(faults=tuple(("leave", client.plan.request) for client in here))
             case Desk():
-                self.attempts[cell] = part.control.requests.dispatch._attempts % (1 << 20)
-                return Prospect(waits=self.world.deadline_ns() is not None)
+                attempts = part.control.requests.dispatch._attempts % (1 << 20)
+                return Prospect(waits=self.world.deadline_ns() is not None, attempts=attempts)
             case _:
                 return Prospect()
 
-    def check_quiet(self, state: State) -> None:
-        cells = tuple(state.parts.values())
-        if cells not in self._quiet:
-            self._thaw(state, list(state.parts))
-            check_quiet(self.world)
-            self._quiet.add(cells)
-
     # ---- the search ---------------------------------------------------------------------------------
-
-    def beyond(self, state: State) -> str:
-        budgets = self.configuration.budgets
-        if self.attempts[state.parts[CONTROL]] > budgets.attempts + self.configuration.history:
-            return "attempts"
-        if sum(len(numbers) for numbers in state.channels.values()) > budgets.messages:
-            return "messages"
-        return ""
 
     def run(
         self,
         states_max: int | None = None,
         seconds_max: float | None = None,
-        progress: Callable[[Result, int], None] = lambda result, frontier: None,
+        progress: Callable[[int, int, int], None] = lambda states, depth, waiting: None,
     ) -> Result:
-        """Explores until the frontier is exhausted, a rule is broken or a limit is met."""
-        result = Result(configuration=self.configuration.name, states=1)
+        """Explores until every state was seen, a rule is broken or a limit is met. Once for each explorer."""
         begun, cpu_begun = time.monotonic(), time.process_time()
-        tree = Tree(key_of(self.start, self.cells, self.post))
-        frontier = [(0, self.start)]
-        while frontier:
-            following: list[tuple[int, State]] = []
-            for done, (number, state) in enumerate(frontier):
-                result.seconds = time.monotonic() - begun
-                late = seconds_max is not None and result.seconds >= seconds_max
-                if late or (states_max is not None and result.states >= states_max):
-                    return result
-                if done % 256 == 0:
-                    result.cpu_seconds = time.process_time() - cpu_begun
-                    progress(result, len(frontier) - done + len(following))
-                reason = self._expand(result, tree, number, state, following)
-                if reason:
-                    result.counterexample = Counterexample(reason, (*tree.path(number), self._tried))
-                    return result
-            frontier = following
-            tree.level.clear()
-            result.depth += bool(following)
-        result.cpu_seconds = time.process_time() - cpu_begun
-        result.complete = True
-        return result
 
-    def _expand(
-        self, result: Result, tree: Tree, number: int, state: State, following: list[tuple[int, State]]
-    ) -> str:
-        """Every event of one state; says what broke, if anything did."""
-        self._tried = ("quiet",)
-        try:
-            moves, faults = next_events(state, self.configuration, self.prospects)
-            if not moves:
-                result.quiet += 1
-                self.check_quiet(state)
-            for self._tried in (*moves, *faults):
-                result.transitions += 1
-                after = self.follow(state, self._tried)
-                exact = after.exact()
-                if exact in tree.level:
-                    continue
-                tree.level.add(exact)
-                key = key_of(after, self.cells, self.post)
-                if key in tree.seen:
-                    continue
-                beyond = self.beyond(after)
-                if beyond:
-                    result.cut[beyond] = result.cut.get(beyond, 0) + 1
-                    continue
-                result.states += 1
-                following.append((tree.add(key, number, self._tried), after))
-        except BROKEN as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+        def tick(states: int, depth: int, waiting: int) -> bool:
+            progress(states, depth, waiting)
+            return seconds_max is None or time.monotonic() - begun < seconds_max
+
+        found = self.graph.explore(self, self.start, UNLIMITED if states_max is None else states_max, tick)
+        cut = {"messages": found.beyond_messages, "attempts": found.beyond_attempts}
+        return Result(
+            configuration=self.configuration.name,
+            states=found.states,
+            transitions=found.transitions,
+            depth=found.depth,
+            cpu_seconds=time.process_time() - cpu_begun,
+            quiet=found.quiet,
+            cut={name: count for name, count in cut.items() if count},
+            cells=len(self.cells.cells) - 1,
+            effects=self.graph.effects,
+            complete=found.complete,
+            counterexample=self._counterexample(found.broken, found.path) if found.broken else None,
+        )
+
+    def _counterexample(self, reason: str, path: list[tuple[int, int]]) -> Counterexample:
+        steps = []
+        for event, message, sent in self.graph.retrace(self, self.start, path):
+            said = tuple((*self.numbers.channels[c], self.numbers.messages[m]) for c, m in sent)
+            steps.append(Step(self.numbers.events[event], self._message(message), said))
+        if len(steps) < len(path):
+            steps.append(Step(QUIET, None, ()))
+        return Counterexample(reason, tuple(steps))

@@ -28,7 +28,7 @@ Shape = tuple[object, ...]
 WAITED_FOR = frozenset({"expires_ns", "not_before_ns", "deadline_ns", "_adopt_until_ns"})
 FORGOTTEN = frozenset(
     {
-        *("config", "router", "outbox", "need", "_serving", "plans"),
+        *("config", "router", "outbox", "need", "supply", "_serving", "plans"),
         *("outside", "closed", "processes", "scenario", "pool", "emit", "_private_pages", "take_pages"),
     }
 )
@@ -181,7 +181,6 @@ PAGES: dict[tuple[str, str], Teller] = {
     ("OwnershipStated", "given"): Projection.last_of_each,
     ("EstateSettled", "lent"): Projection.last_of_each,
     ("EstateSettled", "moved"): Projection.last_of_each,
-    ("Dispatch", "_expected_ns"): Projection.walk,
     ("Requests", "records"): Projection.keys,
     ("Client", "record"): Projection.record,
     ("RequestEnded", "record"): Projection.record,

@@ -36,6 +36,8 @@ START_NS = 1_000_000_000
 class Message(msgspec.Struct, frozen=True):
     what: Happening | actions.FenceWorker
     payload: object = None
+    echo: bool = False
+    """It was delivered once already."""
 
 
 class Seat:
@@ -69,7 +71,14 @@ class World:
         self.sent: list[tuple[str, str, Message]] = []
         """What the event made the parties say, in order."""
         self.died: list[Incarnation] = []
+        self.hung_up = False
+        """Control died, with all that was on the way to it."""
         self._asked_after = ""
+
+    def forget(self, now_ns: int) -> None:
+        """Before an event: nothing is at hand, nothing was said."""
+        self.now_ns = now_ns
+        self.parts, self.sent, self.died, self.hung_up = {}, [], [], False
 
     # ---- parts --------------------------------------------------------------------------------------
 
@@ -148,6 +157,24 @@ class World:
         self.push(worker, CONTROL, facts.ConnectionLost(peer=worker))
 
     # ---- events -------------------------------------------------------------------------------------
+
+    def perform(self, event: tuple[str, ...] | tuple[str, str, int], message: Message | None) -> None:
+        match event:
+            case ("arrive" | "twice", str(sender), str(to)):
+                assert message is not None
+                self.deliver(sender, to, message)
+            case ("run", str(worker), int(steps)):
+                self.end_run(worker, steps)
+            case ("die", str(worker), int(done)):
+                self.die(worker, bool(done))
+            case ("leave", str(request)):
+                self.leave(request)
+            case ("suspect", str(worker)):
+                self.suspect(worker)
+            case ("expire",):
+                self.expire()
+            case _:
+                raise ValueError(f"nobody can perform {event}")
 
     def deliver(self, sender: str, to: str, message: Message) -> None:
         part = self.parts[to]

@@ -27,6 +27,8 @@ class Injector:
         self.world = world
         self.waiting = 0
         """Arrivals, faults and returns that are still to come."""
+        self.stood_still: dict[Incarnation, list[tuple[int, int]]] = {}
+        """When each worker's driver did, without control standing still with it."""
 
     def begin(self) -> None:
         for plan in self.world.scenario.requests:
@@ -99,10 +101,7 @@ class Injector:
     def _pause(self, now_ns: int, fault: Fault) -> int:
         if fault.target == CONTROL:
             return self._pause_control(now_ns, fault.duration_ns)
-        return sum(
-            self._pause_worker(now_ns, worker, fault.duration_ns, whole=fault.kind == "pause")
-            for worker in self._incarnations(fault.target)
-        )
+        return sum(self._pause_alone(now_ns, worker, fault) for worker in self._incarnations(fault.target))
 
     def _pause_control(self, now_ns: int, duration_ns: int) -> int:
         seat = self.world.control
@@ -111,6 +110,11 @@ class Injector:
         seat.pause(now_ns)
         self.world.at(now_ns + duration_ns, seat.name, seat.name, events.Resumed())
         return 1
+
+    def _pause_alone(self, now_ns: int, worker: Incarnation, fault: Fault) -> int:
+        span = (now_ns, now_ns + fault.duration_ns)
+        self.stood_still.setdefault(worker, []).append(span)
+        return self._pause_worker(now_ns, worker, fault.duration_ns, whole=fault.kind != "stall")
 
     def _pause_worker(self, now_ns: int, worker: Incarnation, duration_ns: int, *, whole: bool) -> int:
         """With `whole` the process, otherwise its driver: then the step loop ends the run in hand."""
@@ -127,10 +131,14 @@ class Injector:
 
     def _freeze(self, now_ns: int, fault: Fault) -> int:
         world, hit = self.world, 0
+        together = world.scenario.control_host == fault.target
         for worker, seat in world.workers.items():
             if seat.alive and world.plans[worker_name(worker)].host == fault.target:
-                hit += self._pause_worker(now_ns, worker, fault.duration_ns, whole=True)
-        if world.scenario.control_host == fault.target:
+                if together:
+                    hit += self._pause_worker(now_ns, worker, fault.duration_ns, whole=True)
+                else:
+                    hit += self._pause_alone(now_ns, worker, fault)
+        if together:
             hit += self._pause_control(now_ns, fault.duration_ns)
         return hit
 

@@ -14,7 +14,6 @@ from diptych.core.ids import CONTROL
 from diptych.sim.scenario import MILLISECOND_NS, Fault, RequestPlan, Scenario, WorkerPlan
 
 LEASE_NS = 300 * MILLISECOND_NS
-OUTAGE_NS = 30 * MILLISECOND_NS
 
 
 def handoff_scenario(seed: int) -> Scenario:
@@ -114,12 +113,9 @@ def _faults(
     faults = [Fault(at_ns=_within(random_, plan), kind="leave", target=plan.request) for plan in leavers]
     for _ in range(random_.choice([0, 1, 2, 4])):
         at_ns = _within(random_, random_.choice(requests))
-        duration_ns = random_.choice([20, 120, 600]) * MILLISECOND_NS
+        duration_ns = random_.choice([0, 120, 600]) * MILLISECOND_NS
         target = random_.choice([*(plan.name for plan in workers), CONTROL])
         kind = random_.choice(["kill", "kill", "pause"])
-        if target == CONTROL:
-            # News of its end come before news of its return, as on one socket after the other.
-            duration_ns = max(duration_ns, OUTAGE_NS)
         faults.append(Fault(at_ns=at_ns, kind=kind, target=target, duration_ns=duration_ns))
     return tuple(sorted(faults, key=lambda fault: fault.at_ns))
 

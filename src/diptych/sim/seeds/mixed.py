@@ -155,7 +155,6 @@ def random_faults(
                 target = random_.choice(names)
                 faults.append(Fault(at_ns=at_ns, kind="pause", target=target, duration_ns=duration_ns))
             case "control":
-                duration_ns = max(duration_ns, 20 * MILLISECOND_NS)
                 faults.append(Fault(at_ns=at_ns, kind="kill", target=CONTROL, duration_ns=duration_ns))
             case "control pause":
                 faults.append(Fault(at_ns=at_ns, kind="pause", target=CONTROL, duration_ns=duration_ns))

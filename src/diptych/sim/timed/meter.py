@@ -79,9 +79,11 @@ class Tracer(Protocol):
 
 
 class Meter:
-    def __init__(self, latency_ns: int, tracer: Tracer | None = None) -> None:
+    def __init__(self, latency_ns: int, tracer: Tracer | None = None, *, token_ns: int = 0) -> None:
         self.latency_ns = latency_ns
         """From a step loop to the client."""
+        self.token_ns = token_ns
+        """More for each token of the same step that is delivered first."""
         self.tracer = tracer
         self.base_ns = 0
         """When the workload began."""
@@ -104,25 +106,29 @@ class Meter:
         time.steps += steps
         time.ended_early += steps < run.action.steps_max
         time.output_tokens += run.before * steps + len(run.fresh) * steps
-        later_ps = run.border_ps(steps) - run.first_ps
-        time.decode_ps += later_ps
+        first_ps = run.at_ps(1) - run.origin_ps
+        time.decode_ps += run.at_ps(steps) - run.at_ps(1)
         if not run.action.prompts:
-            time.decode_ps += run.first_ps
+            time.decode_ps += first_ps
         else:
             time.prompt_tokens += sum(span.count for span in run.action.prompts)
             if run.before:
-                time.mixed_ps += run.first_ps
+                time.mixed_ps += first_ps
             else:
-                time.prompt_ps += run.first_ps
+                time.prompt_ps += first_ps
         if run.before:
-            self.gaps[_rounded(run.first_ps // PS_PER_NS)] += run.before
+            self.gaps[_rounded((first_ps + run.since_ps) // PS_PER_NS)] += run.before
         if steps > 1:
             self._later_gaps(run, steps)
         if self.tracer is not None:
-            self.tracer.ran(worker, run, steps, run.border_ns(0), now_ns)
+            self.tracer.ran(worker, run, steps, run.origin_ps // PS_PER_NS, now_ns)
 
     def _later_gaps(self, run: Run, steps: int) -> None:
         members = run.before + len(run.fresh)
+        if run.bends:
+            for step in range(1, steps):
+                self.gaps[_rounded((run.at_ps(step + 1) - run.at_ps(step)) // PS_PER_NS)] += members
+            return
         first, last = run.step_ps, run.step_ps + (steps - 2) * run.growth_ps
         least, most = _rounded(first // PS_PER_NS), _rounded(last // PS_PER_NS)
         if least == most:
@@ -131,9 +137,10 @@ class Meter:
         for later in range(steps - 1):
             self.gaps[_rounded((first + later * run.growth_ps) // PS_PER_NS)] += members
 
-    def sampled(self, stream: Stream, sequence: int, at_ns: int) -> None:
-        """The first token of an attempt: the client's very first, or the end of an interruption."""
-        at_ns += self.latency_ns
+    def sampled(self, stream: Stream, sequence: int, at_ns: int, before: int) -> None:
+        """The first token of an attempt: the client's very first, or the end of an interruption; `before`
+        tokens of other streams leave with it and ahead of it."""
+        at_ns += self.latency_ns + before * self.token_ns
         if stream.first_ns is None:
             stream.first_ns = at_ns
         elif stream.emitted[sequence]:

@@ -1,0 +1,71 @@
+// A conversion as the kernels see it: loops over bytes. Knows neither layouts nor Python; what it holds
+// was made by diptych.wire.kv.plan and checked against the pools by Converter.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace diptych {
+
+struct Loop { // `extent` steps of so many bytes
+    int64_t extent, source, target;
+};
+
+enum class Dtype { float32, bfloat16, float16, float8_e4m3, int8 };
+
+inline size_t dtype_bytes(Dtype dtype) {
+    switch (dtype) {
+    case Dtype::float32: return 4;
+    case Dtype::bfloat16:
+    case Dtype::float16: return 2;
+    default: return 1;
+    }
+}
+
+struct ScaleStep {
+    int64_t source, target;
+};
+
+struct Cast {
+    std::vector<Loop> gather, scatter; // empty: rows are read, or written, in place
+    std::vector<ScaleStep> scale_steps; // of each loop of the nest
+};
+
+struct Side {
+    int64_t region = 0;
+    std::vector<int64_t> offsets; // of each chunk in a page
+    int64_t row_bytes = 0;
+    std::vector<int64_t> scale_offsets, scale_rows; // empty: no scales
+};
+
+struct Nest {
+    Side source, target;
+    std::vector<Loop> loops; // slowest first
+    int64_t run_bytes = 0;
+    bool casts = false;
+    Cast cast;
+};
+
+struct Shape { // of the blocks that change their type
+    Dtype source, target;
+    int64_t tokens, dims; // of one block
+};
+
+// One block row: `dims` values with their scale, where there is one.
+using CastRow = void (*)(const uint8_t *source, float source_scale, uint8_t *target, float *target_scale,
+                         int64_t dims);
+
+// Everything that is compiled once for each instruction set.
+struct CopyVariant {
+    const char *name;
+    void (*copy)(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target);
+    CastRow (*row)(Dtype source, bool source_scaled, Dtype target, bool target_scaled);
+};
+
+const CopyVariant &copy_variant_plain();
+#if defined(DIPTYCH_X86)
+const CopyVariant &copy_variant_avx2();
+const CopyVariant &copy_variant_avx512();
+#endif
+
+} // namespace diptych

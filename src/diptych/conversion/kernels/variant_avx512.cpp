@@ -1,0 +1,11 @@
+#include "cast.hpp"
+#include "copy.hpp"
+
+namespace diptych {
+
+const CopyVariant &copy_variant_avx512() {
+    static const CopyVariant variant{"avx512", copy_nest, cast_row};
+    return variant;
+}
+
+} // namespace diptych

@@ -1,0 +1,111 @@
+"""Scenarios from a seed on hosts apart, whose links lose, double, delay, reorder and cut what passes.
+
+Control and doors are on a machine of their own or beside the workers of the first host; workers of two
+hosts share no pool. Everything else that can go wrong does so as well, less often.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from diptych.core.config import ControlConfig
+from diptych.core.ids import CONTROL
+from diptych.sim.network.weather import PACKET_KINDS
+from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, WorkerPlan
+from diptych.sim.seeds.mixed import LEASE_NS, random_fleet, random_requests
+
+DURATIONS_MS = (5, 40, 120, 250, 700, 2500)
+
+
+def network_scenario(seed: int) -> Scenario:
+    random_ = random.Random(f"network {seed}")
+    page_tokens = random_.choice([2, 4, 8])
+    workers = _apart(random_, random_fleet(random_))
+    doors = ("door-0", "door-1") if random_.random() < 0.3 else ("door-0",)
+    span_ns = random_.randint(50, 2000) * MILLISECOND_NS
+    requests = random_requests(random_, workers, doors, span_ns, page_tokens)
+    control_host = random_.choice(["host-0", "host-0", "host-c"])
+    faults = [_link_fault(random_, workers, control_host, span_ns) for _ in range(random_.choice([1, 2, 4]))]
+    others = range(random_.choice([0, 0, 1, 3]))
+    faults += [_other_fault(random_, workers, doors, control_host, span_ns) for _ in others]
+    leavers = random_.sample(requests, len(requests) // 8)
+    faults += [
+        Fault(at_ns=r.at_ns + random_.randrange(200) * MILLISECOND_NS, kind="leave", target=r.request)
+        for r in leavers
+    ]
+    return Scenario(
+        seed=seed,
+        workers=workers,
+        requests=requests,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_ns)),
+        doors=doors,
+        control=ControlConfig(
+            lease_ns=LEASE_NS,
+            overrun_ns=500 * MILLISECOND_NS,
+            queue_max=random_.choice([8, 64]),
+            exact_wait_ns=random_.choice([0, 100, 2000]) * MILLISECOND_NS,
+            unavailable_wait_ns=random_.choice([50, 3000]) * MILLISECOND_NS,
+        ),
+        control_host=control_host,
+        page_tokens=page_tokens,
+        latency_ns=random_.choice([50_000, 500_000, 5_000_000]),
+        jitter_ns=random_.choice([0, 100_000, 5_000_000]),
+        backoff_ns=random_.choice([1, 50, 400]) * MILLISECOND_NS,
+        reap_ns=random_.choice([10_000, MILLISECOND_NS, 20 * MILLISECOND_NS]),
+        beat_ns=LEASE_NS // 3,
+        stall_ns=LEASE_NS // 15,
+    )
+
+
+def _apart(random_: random.Random, workers: tuple[WorkerPlan, ...]) -> tuple[WorkerPlan, ...]:
+    """On two hosts where the fleet is large enough, sometimes."""
+    if len(workers) < 3 or random_.random() < 0.3:
+        return workers
+    return tuple(
+        msgspec.structs.replace(plan, host="host-1" if plan.name.endswith("-1") else "host-0")
+        for plan in workers
+    )
+
+
+def _link_fault(
+    random_: random.Random, workers: tuple[WorkerPlan, ...], control_host: str, span_ns: int
+) -> Fault:
+    machines = sorted({plan.host for plan in workers} | {control_host})
+    one = random_.choice(machines)
+    other = random_.choice([machine for machine in machines if machine != one] or machines)
+    kind = random_.choice([*PACKET_KINDS, "cut", "slow", "delay"])
+    if one == other:
+        kind = random_.choice(["slow", "delay"])
+    return Fault(
+        at_ns=random_.randrange(span_ns + 300 * MILLISECOND_NS),
+        kind=kind,
+        target=one + random_.choice("=>") + other,
+        duration_ns=random_.choice(DURATIONS_MS) * MILLISECOND_NS,
+        chance=random_.choice([0.05, 0.3, 0.9]) if kind in ("loss", "double", "reorder", "delay") else 1.0,
+        delay_ns=random_.choice([1, 20, 90]) * MILLISECOND_NS,
+    )
+
+
+def _other_fault(
+    random_: random.Random,
+    workers: tuple[WorkerPlan, ...],
+    doors: tuple[str, ...],
+    control_host: str,
+    span_ns: int,
+) -> Fault:
+    at_ns = random_.randrange(span_ns + 300 * MILLISECOND_NS)
+    duration_ns = random_.choice(DURATIONS_MS) * MILLISECOND_NS
+    kind, target = random_.choice(
+        [
+            ("kill", random_.choice(workers).name),
+            ("kill", random_.choice(workers).name),
+            ("kill", CONTROL),
+            ("pause", random_.choice(workers).name),
+            ("pause", CONTROL),
+            ("freeze", random_.choice([random_.choice(workers).host, control_host])),
+            ("lose", random_.choice(doors)),
+        ]
+    )
+    return Fault(at_ns=at_ns, kind=kind, target=target, duration_ns=duration_ns)
