@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diptych.sim.seeds.handoff import handoff_scenario
 from diptych.sim.run import Failed, simulate
+from diptych.sim.seeds.handoff import handoff_scenario
 
 SEEDS = 40
 OPEN_OFFER_WHILE_CONTROL_WAS_DOWN = 147

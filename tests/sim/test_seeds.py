@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from diptych.sim import __main__ as program
-from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import Failed, Outcome, simulate
+from diptych.sim.seeds.mixed import random_scenario
 
 SEEDS = 60
 BLOCK = 10

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from diptych.core import facts
+from diptych.core.actions import Send
 from diptych.core.config import ControlConfig, WorkerConfig
 from diptych.core.control import ControlPlane
 from diptych.core.control.request import Request
@@ -21,6 +22,7 @@ from diptych.core.worker.target import Targets
 from diptych.sim import states
 from diptych.sim.scenario import Scenario
 from diptych.sim.seeds.handoff import handoff_scenario
+from diptych.sim.seeds.hosts import hosts_scenario
 from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.world import World
 
@@ -130,8 +132,8 @@ def meet_rare_orders() -> None:
             assert control.status().decoding == 1
 
 
-def let_go_of_a_source_in_line() -> None:
-    """Its turn had not come: another one's run was in hand."""
+def let_go_of_sources_in_line() -> None:
+    """The turn of one had not come: another one's run was in hand. Another is too large for its pool."""
     worker = Worker(
         WorkerConfig(
             worker="prefill-0@1", host="host", role="prefill", engine="scripted", models=("model",),
@@ -146,6 +148,16 @@ def let_go_of_a_source_in_line() -> None:
         )  # fmt: skip
         worker.step(1, asked)
     worker.step(2, facts.RequestReleased(request="second", attempt=1))
+    large = msgspec.structs.replace(
+        asked,
+        request="large",
+        split=400,
+        page_hashes=tuple(bytes((n,)) for n in range(100)),
+        shares_pool=False,
+    )
+    told = [action.fact for action in worker.step(3, large) if isinstance(action, Send)]
+    (failed,) = (fact for fact in told if isinstance(fact, facts.FetchFailed))
+    assert failed.why == "a prefix of 400 tokens does not fit its pool"
 
 
 def test_the_diagrams_are_what_happens(changes: tuple[Changes, Changes, Changes]) -> None:
@@ -154,8 +166,10 @@ def test_the_diagrams_are_what_happens(changes: tuple[Changes, Changes, Changes]
         play(handoff_scenario(seed))
     for seed in SEEDS:
         play(random_scenario(seed))
+    for seed in SEEDS:
+        play(hosts_scenario(seed))
     meet_rare_orders()
-    let_go_of_a_source_in_line()
+    let_go_of_sources_in_line()
     # A request that a door brings along is made as any other, and adopted in the same breath.
     if ("queued", "adopting") in requests:
         requests.remove(("queued", "adopting"))

@@ -71,6 +71,10 @@ TARGET_LIFE = {
 }
 SOURCE_LIFE = {
     (ABSENT, "computing"): "asked",
+    (ABSENT, "waiting"): "asked for a target of another pool",
+    ("waiting", "computing"): "pages set aside",
+    ("waiting", "asking"): "pages set aside, the context is at the target",
+    ("waiting", ABSENT): "released, no pages for too long",
     ("computing", "asking"): "the context is at the target",
     ("asking", "computing"): "context lent",
     ("asking", ABSENT): "released, target lost",

@@ -164,7 +164,7 @@ class Source:
         self.serial = serial
         self.asked_ns = now_ns
         self.started_ns: int | None = None
-        self.state = COMPUTING
+        self.state = COMPUTING if ask.shares_pool else WAITING
         self.leaf: Node | None = None
         self.pages: list[int] = []
         """Its page table; the first `sealed` are in the tree, or lent as context by the target."""

@@ -72,7 +72,6 @@ class Sources:
         task = Source(fact, self.ledger.next_serial(), now_ns)
         self.tasks[task.key] = task
         if not fact.shares_pool:
-            task.state = WAITING
             insort(self.line, task, key=lambda waiting: (-waiting.ask.priority, waiting.serial))
             return
         tree, tokens = self.ledger.tree, self.config.page_tokens
