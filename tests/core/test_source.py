@@ -152,6 +152,37 @@ def test_chunks_are_offered_as_they_seal_and_pages_come_back_as_payment(table: C
     assert bench.home()
 
 
+def decoding_beside(bench: Any) -> None:
+    """Something decodes here, so that chunks are small."""
+    bench.ask("d", tokens=5, tokens_max=40)
+    bench.fix("d")
+    while bench.run.prompts:
+        bench.ran()
+
+
+def test_small_chunks_are_offered_together(table: Callable[..., Any]) -> None:
+    bench = table(P, chunk_tokens=8, mixed_chunk_tokens=4)
+    decoding_beside(bench)
+    told = [*bench.prefill(split=12), *bench.ran(steps=1)]
+    offers = []
+    while not (told and offers and offers[-1].first_page == 2):
+        assert [span.count for span in bench.run.prompts] == [4]
+        told = bench.ran()
+        offers += [fact for fact in told if isinstance(fact, facts.PagesOffered)]
+    assert [(offer.first_page, len(offer.pages)) for offer in offers] == [(0, 2), (2, 1)]
+
+
+def test_what_is_sealed_is_offered_when_pages_are_short(table: Callable[..., Any]) -> None:
+    """The target's payment is what the rest is computed into."""
+    bench = table(P, pages=6, chunk_tokens=64)
+    bench.prefill(split=40)
+    assert [(span.first, span.count) for span in bench.run.prompts] == [(0, 24)]
+    offer = only(bench.ran(), facts.PagesOffered)
+    assert (len(offer.pages), bench.run) == (6, None)
+    answered(bench, offer)
+    assert [(span.first, span.count) for span in bench.run.prompts] == [(24, 16)]
+
+
 def test_a_long_prompt_passes_through_a_small_pool(table: Callable[..., Any]) -> None:
     """P full of pages that wait for D would stop here, were they not paid for as they are claimed."""
     bench = table(P, pages=6)

@@ -30,8 +30,15 @@ CONTROL_MUTANTS = (
     Mutant(
         "a stream is adopted and let go",
         MACHINE,
-        "worker = self.unclaimed.pop((request.arrived.request, request.attempt))",
-        "worker = self.unclaimed[request.arrived.request, request.attempt]",
+        "worker = self.unclaimed.pop(key)",
+        "worker = self.unclaimed[key]",
+        test="tests/core/test_new_control.py",
+    ),
+    Mutant(
+        "a stream that ended early is adopted as if it ran",
+        MACHINE,
+        "        early = self.early.pop(key, None)\n",
+        "        early = None\n",
         test="tests/core/test_new_control.py",
     ),
     Mutant(

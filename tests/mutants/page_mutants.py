@@ -187,6 +187,13 @@ PAGE_MUTANTS = (
         "pages = sequence.pages[sequence.sealed : end][::-1]",
     ),
     Mutant(
+        "a source that is short of pages keeps what it could be paid for",
+        SOURCE,
+        "            self._offer(now_ns, task)\n            return 0\n",
+        "            return 0\n",
+        test="tests/core/test_source.py",
+    ),
+    Mutant(
         "an offer names the page after",
         SOURCE,
         "first_page=task.offered,",

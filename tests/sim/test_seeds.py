@@ -1,51 +1,106 @@
-"""Random fleets, traffic and faults under all checkers; every failure is one command that reproduces."""
+"""Random fleets, traffic and faults under all checkers; every failure is one command that reproduces it."""
 
 from __future__ import annotations
 
 import pytest
 
-from diptych.sim import __main__ as program
-from diptych.sim.run import Failed, Outcome, simulate
-from diptych.sim.seeds.mixed import random_scenario
+from diptych.sim.faults.tally import LABELS, Tally
+from diptych.sim.run import Outcome
+from diptych.sim.scenario import Fault
+from diptych.sim.seeds import MAKERS, ROUND, scenario
+from diptych.sim.trials.closing import Totals
+from diptych.sim.trials.many import cores, try_all
 
 SEEDS = 60
-BLOCK = 10
+"""Of each kind."""
+OPEN_OFFER_WHILE_CONTROL_WAS_DOWN = "handoff-147"
+"""A target died while control was down, and its source had an offer open."""
+AFTER_A_FAULT = {
+    "mixed": {"worker death", "control death", "client gone", "door death", "deadline"},
+    "handoff": {"worker death", "control restart with a new epoch", "client gone"},
+    "network": {
+        "link down",
+        "one-way partition",
+        "message loss",
+        "message delay",
+        "message duplication",
+        "message reordering",
+        "link slow",
+    },
+    "strain": {
+        "page exhaustion",
+        "slow client",
+        "socket cut",
+        "worker pause, longer than the lease",
+        "worker pause, shorter than the lease",
+        "whole host stands still, longer than the lease",
+        "worker's driver stands still, longer than the lease",
+        "worker's driver stands still, shorter than the lease",
+        "control stands still",
+    },
+}
+"""Kinds of fault that each kind of scenario is there for."""
 
 
-def run(seed: int, *, faultless: bool = False) -> Outcome:
-    try:
-        return simulate(random_scenario(seed, faultless=faultless))
-    except Failed as failure:
-        again = " --faultless" if faultless else ""
-        pytest.fail(f"{failure.reason}\n  python -m diptych.sim --seed {seed}{again}")
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, list[Outcome]]:
+    names = [f"{kind}-{seed}" for seed in range(SEEDS) for kind in ROUND]
+    names += [f"faultless-{seed}" for seed in range(SEEDS, SEEDS + 15)]
+    found: dict[str, list[Outcome]] = {kind: [] for kind in MAKERS}
+    failures = []
+    for verdict in try_all([*names, OPEN_OFFER_WHILE_CONTROL_WAS_DOWN], cores()):
+        if verdict.outcome is None:
+            failures.append(f"{verdict.reason}\n  python -m diptych.sim --seed {verdict.name}")
+        else:
+            found[verdict.name.partition("-")[0]].append(verdict.outcome)
+    assert failures == [], "\n".join(failures)
+    return found
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
-def test_no_seed_breaks_a_promise(first: int) -> None:
-    outcomes = [run(seed) for seed in range(first, first + BLOCK)]
-    assert sum(outcome.whole for outcome in outcomes) > 0
-
-
-def test_without_faults_nothing_is_lost() -> None:
-    outcomes = [run(seed, faultless=True) for seed in range(SEEDS, SEEDS + 15)]
-    ends = {reason for outcome in outcomes for reason in outcome.failures}
-    assert ends <= {"too_long", "overloaded", "deadline", "unavailable", "unknown_model"}
-    splits = {name for outcome in outcomes for name, count in outcome.splits.items() if count}
-    assert splits == {"aggregated", "partial", "full"}
-    assert sum(outcome.resumed for outcome in outcomes) > 0, "no stream was ever preempted"
-
-
-def test_the_program_reports_and_says_how_to_repeat(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ROUND)
+def test_no_seed_breaks_a_promise_and_faults_take_effect(
+    outcomes: dict[str, list[Outcome]], kind: str
 ) -> None:
-    assert program.main(["--seeds", "2"]) == 0
-    assert "2 seeds passed, 0 failed" in capsys.readouterr().out
+    totals = Totals()
+    for outcome in outcomes[kind]:
+        totals.add(outcome)
+    assert totals.scenarios >= SEEDS
+    assert totals.whole > totals.requests // 3
+    assert totals.resumed > 0
+    effective = {label for label, count in totals.faults.items() if count.effective}
+    assert AFTER_A_FAULT[kind] <= effective
 
-    def broken(scenario: object) -> Outcome:
-        raise Failed(7, "Violation: for show", ["last line"])
 
-    monkeypatch.setattr(program, "simulate", broken)
-    assert program.main(["--seed", "7"]) == 1
-    printed = capsys.readouterr().out
-    assert "last line" in printed
-    assert "python -m diptych.sim --seed 7" in printed
+def test_handoff_scenarios_are_for_handoffs(outcomes: dict[str, list[Outcome]]) -> None:
+    whole = sum(outcome.whole for outcome in outcomes["handoff"])
+    assert sum(outcome.splits["full"] for outcome in outcomes["handoff"]) > whole // 2
+    assert sum(outcome.resumed for outcome in outcomes["handoff"]) > whole // 10
+
+
+def test_without_faults_nothing_is_lost(outcomes: dict[str, list[Outcome]]) -> None:
+    ends = {reason for outcome in outcomes["faultless"] for reason in outcome.failures}
+    assert ends <= {"too_long", "overloaded", "deadline", "unavailable", "unknown_model"}
+    splits = {name for o in outcomes["faultless"] for name, count in o.splits.items() if count}
+    assert splits == {"aggregated", "partial", "full"}
+    assert sum(outcome.resumed for outcome in outcomes["faultless"]) > 0, "no stream was ever preempted"
+
+
+def test_every_kind_of_fault_has_a_name_and_is_injected_by_some_kind_of_scenario() -> None:
+    tally = Tally(scenario("mixed-0").control)
+    injected = {
+        fault.kind for kind in ROUND for seed in range(SEEDS) for fault in scenario(f"{kind}-{seed}").faults
+    }
+    assert injected == {*LABELS, "kill", "cut"}
+    labels = {
+        tally.label(Fault(at_ns=0, kind=kind, target=target, duration_ns=duration_ns))
+        for kind in injected
+        for target in ("control", "a>b")
+        for duration_ns in (0, 10**10)
+    }
+    assert len(labels) > len(injected)
+
+
+@pytest.mark.parametrize("name", ["nothing-1", "mixed", "mixed-x", "mixed--1"])
+def test_a_scenario_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no scenario '{name}'"):
+        scenario(name)

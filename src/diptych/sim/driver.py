@@ -1,13 +1,15 @@
 """The simulated panel's driver: one loop for all machines, virtual time, nothing else.
 
-Heap entries are (at_ns, serial, receiver, ...); the serial breaks ties by order of insertion, so a run
-is a pure function of its scenario.
+Entries are (at_ns, serial, receiver, ...); the serial breaks ties by order of insertion, so a run is a
+pure function of its scenario. What is on its way for just the usual latency comes in the order in which
+it left: it stands in a line of its own, beside the heap of everything else.
 """
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Protocol
 
 from diptych.core.actions import Action
@@ -47,29 +49,50 @@ class Outside(Protocol):
     def last_arrival_ns(self, sender: str, receiver: str) -> int: ...
 
 
+Entry = tuple[int, int, str, str, Happening, object]
+"""(at_ns, serial, receiver, sender, event, payload)"""
+
+
 class Driver:
-    def __init__(self) -> None:
+    def __init__(self, latency_ns: int = 0) -> None:
+        """`latency_ns`: what most messages take."""
         self.now_ns = 0
         self.events = 0
         self.parties: dict[str, Party] = {}
-        self._heap: list[tuple[int, int, str, str, Happening, object]] = []
+        self.latency_ns = latency_ns
+        self._heap: list[Entry] = []
+        self._line: deque[Entry] = deque()
         self._serial = 0
 
     def at(self, at_ns: int, sender: str, receiver: str, event: Happening, payload: object = None) -> None:
         self._serial += 1
-        heapq.heappush(self._heap, (max(at_ns, self.now_ns), self._serial, receiver, sender, event, payload))
+        now_ns = self.now_ns
+        if at_ns == now_ns + self.latency_ns:
+            self._line.append((at_ns, self._serial, receiver, sender, event, payload))
+        else:
+            if at_ns < now_ns:
+                at_ns = now_ns
+            heappush(self._heap, (at_ns, self._serial, receiver, sender, event, payload))
 
     def run(self, until: Callable[[], bool], horizon_ns: int) -> bool:
         """Runs until `until()` holds or the horizon is reached; says whether it held."""
-        while self._heap and self._heap[0][0] <= horizon_ns:
-            if until():
-                return True
-            self.now_ns, _, receiver, sender, event, payload = heapq.heappop(self._heap)
-            party = self.parties.get(receiver)
+        heap, line, parties = self._heap, self._line, self.parties
+        while not until():
+            if line and not (heap and heap[0] < line[0]):
+                entry = line[0]
+                if entry[0] > horizon_ns:
+                    return False
+                line.popleft()
+            elif heap and heap[0][0] <= horizon_ns:
+                entry = heappop(heap)
+            else:
+                return False
+            self.now_ns = entry[0]
+            party = parties.get(entry[2])
             if party is not None:
                 self.events += 1
-                party.receive(self.now_ns, sender, event, payload)
-        return until()
+                party.receive(entry[0], entry[3], entry[4], entry[5])
+        return True
 
 
 Port = Callable[[str, Happening], tuple[Fact, ...]]

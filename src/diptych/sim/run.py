@@ -13,7 +13,10 @@ from diptych.sim.trace import Recorder
 from diptych.sim.world import World
 
 SETTLE_NS = 15_000 * MILLISECOND_NS
-"""Time for the last deaths to be noticed and their estates to be granted anew."""
+"""Time at most for the last deaths to be noticed and their estates to be granted anew."""
+STILL_NS = 1_000 * MILLISECOND_NS
+"""When nobody has said anything but that it is alive for so long (and a lease, a back-off and a start more),
+after the last fault is over, nothing more will happen."""
 
 
 BROKEN = (
@@ -67,7 +70,7 @@ def watch(scenario: Scenario, recorder: Recorder, check_every: int = 1) -> Outco
         if not world.driver.run(world.idle, last_ns + scenario.horizon_ns):
             open_requests = [name for door in world.doors.values() for name in door.clients]
             raise Violation("stuck", f"open at the horizon: {open_requests}")
-        world.driver.run(lambda: False, world.driver.now_ns + SETTLE_NS)
+        settle(world)
         if not world.idle():
             raise Violation("not quiet", "something opened after the end")
         checkers.at_quiet()
@@ -75,6 +78,20 @@ def watch(scenario: Scenario, recorder: Recorder, check_every: int = 1) -> Outco
         reason = f"{type(error).__name__}: {error}"
         raise Failed(scenario.seed, reason, list(recorder.lines)) from error
     return summarise(world, recorder)
+
+
+def settle(world: World) -> None:
+    """Lets the world come to rest."""
+    scenario = world.scenario
+    over_ns = max((f.at_ns + f.duration_ns for f in scenario.faults), default=0)
+    world.driver.run(lambda: False, max(world.driver.now_ns, over_ns))
+    load_ns = max((plan.load_ns for plan in scenario.workers), default=0)
+    still_ns = STILL_NS + scenario.control.lease_ns + scenario.backoff_ns + load_ns
+    until_ns = world.driver.now_ns + SETTLE_NS
+    words = -1
+    while world.words != words and world.driver.now_ns < until_ns:
+        words = world.words
+        world.driver.run(lambda: False, world.driver.now_ns + still_ns)
 
 
 def summarise(world: World, recorder: Recorder) -> Outcome:

@@ -55,6 +55,8 @@ class World:
         self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
         self.driver.parties[TRANSFERS] = self.transfers
         self.auditors: list[Auditor] = []
+        self.words = 0
+        """Facts that machines were told, beats and passed deadlines left out."""
         self.agents = {host: Supervisor(scenario, self, agent_of(host), host) for host in self.pools}
         self.driver.parties.update({agent_of(host): agent for host, agent in self.agents.items()})
         self.injector = Injector(self)
@@ -174,6 +176,7 @@ class World:
     def perform(
         self, now_ns: int, seat: Seat, sender: str, fact: facts.Fact, asked: tuple[actions.Action, ...]
     ) -> None:
+        self.words += not isinstance(fact, facts.WorkerBeat | facts.DeadlinePassed)
         for observe in self.observers:
             observe(now_ns, seat, sender, fact, asked)
         for action in asked:

@@ -2,11 +2,11 @@
 
 An offer pins its pages for the target until the one answer comes (or the target is known dead); after
 that they are the target's claim, and this task has no part in them. A source takes pages chunk by
-chunk: what the target claims it pays for, so a few pages are enough to prefill any prompt.
+chunk: what the target claims it pays for, so a few pages are enough to prefill any prompt. Beside
+decoding sequences chunks are small; they are offered together, unless pages are short.
 
-A target in another pool pulls copies, pays nothing, and lends nothing that could be read where it lies. Its
-source sets pages for the whole prefix aside before it begins, in line, or two of them could wait for
-each other's pages half-way.
+For a target in another pool, which pulls copies and pays nothing, pages for the whole prefix are set aside
+beforehand, in line: two sources could else wait for each other's half-way.
 """
 
 from __future__ import annotations
@@ -225,6 +225,7 @@ class Sources:
         del task.spare[:fresh]
         end = min(end, len(task.pages) * tokens)
         if end <= first:
+            self._offer(now_ns, task)
             return 0
         if task.started_ns is None:
             task.started_ns = now_ns
@@ -233,12 +234,14 @@ class Sources:
         return end - first
 
     def advance(self, now_ns: int, task: Source, span: PromptSpan) -> None:
-        """The run computed this span: seal full pages and offer them."""
+        """The run computed this span: seal full pages, and offer them by the chunk."""
         if task.state is CLOSING:
             return
         task.computed = span.first + span.count
         self._seal(task)
-        self._offer(now_ns, task)
+        waiting = (task.sealed - task.offered) * self.config.page_tokens
+        if waiting >= self.config.chunk_tokens or task.computed >= task.ask.split:
+            self._offer(now_ns, task)
 
     def run_ended(self, now_ns: int) -> None:
         """All tasks of the run may move on."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from diptych.sim.scenario import Scenario
 from diptych.sim.seeds.handoff import handoff_scenario
+from diptych.sim.seeds.hosts import hosts_scenario
 from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.seeds.network import network_scenario
 from diptych.sim.seeds.strain import strain_scenario
@@ -13,12 +14,13 @@ from diptych.sim.seeds.strain import strain_scenario
 MAKERS: dict[str, Callable[[int], Scenario]] = {
     "mixed": random_scenario,
     "handoff": handoff_scenario,
+    "hosts": hosts_scenario,
     "network": network_scenario,
     "strain": strain_scenario,
     "faultless": lambda seed: random_scenario(seed, faultless=True),
 }
 """Kinds of scenario."""
-ROUND = ("mixed", "handoff", "network", "strain")
+ROUND = ("mixed", "handoff", "hosts", "network", "strain")
 """What `make sim` tries in turn; the seeds of `faultless` are those of `mixed` with nothing going wrong."""
 
 

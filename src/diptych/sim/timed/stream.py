@@ -79,6 +79,8 @@ class Stream:
         """Of the sequence's full pages after the shared prompt pages, over what it has emitted."""
         text, emitted = self.ask.text, self.emitted[sequence]
         shared = (text.tokens - 1) // page_tokens
+        if (text.tokens + emitted - 1) // page_tokens <= shared:
+            return ()
         said = text.then(self.ask.answer(sequence), emitted)
         return said.page_hashes(page_tokens, text.tokens + emitted - 1, shared)
 

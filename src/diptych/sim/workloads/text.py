@@ -7,7 +7,9 @@ before that one, and by where it ends: texts that begin with the same pieces sha
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import add
 
 from diptych.core.ids import PageHash
 
@@ -16,17 +18,21 @@ _END_BYTES = 4
 
 
 class Text:
-    """Immutable; `answered` and `then` make longer ones."""
+    """Immutable; `then` makes longer ones."""
 
-    __slots__ = ("_ends", "_seeds")
+    __slots__ = ("_ends", "_seeds", "tokens")
 
     def __init__(self, ends: tuple[int, ...] = (), seeds: tuple[bytes, ...] = ()) -> None:
         self._ends = ends
         self._seeds = seeds
+        self.tokens = ends[-1] if ends else 0
 
-    @property
-    def tokens(self) -> int:
-        return self._ends[-1] if self._ends else 0
+    def pieces(self) -> tuple[tuple[bytes, int], ...]:
+        """(identity, tokens) of each piece: texts share what they begin with, identities do."""
+        starts = (0, *self._ends)
+        return tuple(
+            (seed, end - start) for seed, start, end in zip(self._seeds, starts, self._ends, strict=False)
+        )
 
     def then(self, piece: str, tokens: int) -> Text:
         """This text and then `tokens` tokens of the named piece."""
@@ -39,14 +45,35 @@ class Text:
 
     def page_hashes(self, page_tokens: int, end: int, first_page: int = 0) -> tuple[PageHash, ...]:
         """Of the full pages of the first `end` tokens, from page `first_page` on."""
-        hashes: list[PageHash] = []
+        count = end // page_tokens
+        if count <= first_page:
+            return ()
+        borders, marks = _borders(page_tokens, count)
         ends, seeds = self._ends, self._seeds
-        piece = 0
-        for border in range((first_page + 1) * page_tokens, end + 1, page_tokens):
-            while ends[piece] < border:
+        if not first_page and ends[:count] == borders:
+            # Blocks of a trace, each of them a page.
+            return tuple(map(add, seeds, marks))
+        piece = bisect_left(ends, (first_page + 1) * page_tokens)
+        hashes: list[PageHash] = []
+        for page in range(first_page, count):
+            while ends[piece] < borders[page]:
                 piece += 1
-            hashes.append(seeds[piece] + border.to_bytes(_END_BYTES, "big"))
+            hashes.append(seeds[piece] + marks[page])
         return tuple(hashes)
+
+
+_known_borders: dict[int, tuple[tuple[int, ...], tuple[bytes, ...]]] = {}
+
+
+def _borders(page_tokens: int, count: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """(where they end, the same as bytes) of the first `count` pages."""
+    ends, marks = _known_borders.get(page_tokens, ((), ()))
+    if len(ends) < count:
+        last = max(count, 2 * len(ends)) * page_tokens
+        ends = tuple(range(page_tokens, last + 1, page_tokens))
+        marks = tuple(end.to_bytes(_END_BYTES, "big") for end in ends)
+        _known_borders[page_tokens] = ends, marks
+    return ends[:count], marks[:count]
 
 
 def block_text(ids: Sequence[int], block_tokens: int, tokens: int) -> Text:
