@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from diptych.engine.scripted import ScriptedCost, ScriptedEngine
-from diptych.sim.costs.file import CostFile, LinkCosts, read_costs, write_costs
+from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts, read_costs, write_costs
 from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
+from diptych.sim.costs.messages import measure_link
 from diptych.sim.costs.model import BadCosts, ConstantCosts, DecodePoint, PromptPoint
-from diptych.sim.costs.profiling import Bench, Grid, measure_link
+from diptych.sim.costs.profiling import Bench, Grid, MeasuredDoor
 from diptych.sim.costs.roofline import Geometry, RooflineCosts
 
 GEOMETRY = Geometry(parameters=1e9, layers=10, heads=8, kv_heads=2, head_dim=64, weight_bytes=5e8)
@@ -103,6 +105,9 @@ BAD: list[tuple[str, str]] = [
     ),
     ('{"workers": {}, "link": {"bytes_per_s": 0}}', "bytes_per_s: 0"),
     ('{"workers": {}, "link": {"shared_by": "none"}}', "shared_by: 'none'"),
+    ('{"workers": {}, "host": {"turnaround_ns": -1}}', "host.turnaround_ns: -1"),
+    ('{"workers": {}, "host": {"slowdown": 0.5}}', "host.slowdown: 0.5"),
+    ('{"workers": {}, "host": {"cores": -1}}', "host.cores: -1"),
     ("{", "costs.json"),
 ]
 
@@ -121,6 +126,7 @@ def test_a_cost_file_comes_back_as_it_was(tmp_path: Path) -> None:
     costs = CostFile(
         workers={"native:int8": measured(), "torch": roofline, "*": ConstantCosts(step_ns=5)},
         link=link,
+        host=HostCosts(request_ns=7, cores=2, slowdown=1.5),
         page_tokens=32,
         page_bytes=100,
     )
@@ -132,22 +138,47 @@ def test_a_cost_file_comes_back_as_it_was(tmp_path: Path) -> None:
     assert again.of("decode-0", "native", "int4") == ConstantCosts(step_ns=5)
 
 
+def test_a_worker_by_name_comes_before_its_group_and_its_engine() -> None:
+    named = {
+        name: ConstantCosts(step_ns=step)
+        for step, name in enumerate(("decode-1", "decode", "native:int4", "native", "*"))
+    }
+    costs = CostFile(workers=named)
+    for worker, engine, format_, name in (
+        ("decode-1", "native", "int4", "decode-1"),
+        ("decode-0", "native", "int4", "decode"),
+        ("fast-0", "native", "int4", "native:int4"),
+        ("fast-0", "native", "int8", "native"),
+        ("fast-0", "torch", "bf16", "*"),
+    ):
+        assert costs.of(worker, engine, format_) == named[name]
+    assert costs.named("fast-0", "torch", "bf16") is None
+
+
 def test_a_worker_without_costs_is_named() -> None:
     costs = CostFile(workers={"native:int8": ConstantCosts()})
     with pytest.raises(BadCosts, match=r"decode-1 \(native:int4\)"):
         costs.of("decode-1", "native", "int4")
 
 
-def test_profiling_finds_what_an_engine_declares() -> None:
+@pytest.fixture
+def door() -> Iterator[MeasuredDoor]:
+    made = MeasuredDoor()
+    yield made
+    made.close()
+
+
+def test_profiling_finds_what_an_engine_declares(door: MeasuredDoor) -> None:
     """Declared costs are slept, so they can only come out longer; how much longer is not looked at."""
     cost = ScriptedCost(step_ns=500_000, prompt_token_ns=20_000, decode_row_ns=100_000)
     engine = ScriptedEngine(cost=cost, page_tokens=16)
     notes: list[str] = []
-    grid = Grid(tokens=(1, 32), contexts=(0, 64), sequences=(1, 3), mixed_tokens=16, rounds=2)
-    found = Bench(engine, grid).measure(notes.append)
+    grid = Grid(tokens=(1, 32), contexts=(0, 64), sequences=(1, 3), mixed_tokens=(16,), rounds=2)
+    found = Bench(engine, grid, door).measure(notes.append)
     assert [(point.tokens, point.context) for point in found.prompt] == [(1, 0), (1, 64), (32, 0), (32, 64)]
     assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 64), (3, 1), (3, 64)]
-    assert len(notes) == len(found.prompt) + len(found.decode) + len(found.mixed)
+    # One for the first token's sampling.
+    assert len(notes) == len(found.prompt) + len(found.decode) + len(found.mixed) + 1
     assert len(found.mixed) == 4
     for point in found.prompt:
         declared = 100_000 if point.tokens == 1 else 20_000 * point.tokens
@@ -156,12 +187,12 @@ def test_profiling_finds_what_an_engine_declares() -> None:
         assert point.ns >= 500_000 + 100_000 * point.sequences
 
 
-def test_the_grid_keeps_within_the_engine() -> None:
+def test_the_grid_keeps_within_the_engine(door: MeasuredDoor) -> None:
     engine = ScriptedEngine(step_tokens_max=40, step_spans_max=2, context_tokens_max=100)
     grid = Grid(tokens=(32, 64), contexts=(0, 512), sequences=(1, 2, 4), rounds=1)
-    found = Bench(engine, grid).measure(lambda _: None)
+    found = Bench(engine, grid, door).measure(lambda _: None)
     assert [(point.tokens, point.context) for point in found.prompt] == [(32, 0)]
-    assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 99), (2, 1), (2, 99)]
+    assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 97), (2, 1), (2, 97)]
 
 
 def test_messages_between_processes_are_measured() -> None:

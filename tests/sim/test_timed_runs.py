@@ -173,6 +173,7 @@ class Stumbling:
 
     def __init__(self, costs: ConstantCosts) -> None:
         self.costs = costs
+        self.sample_ps = costs.sample_ps
         self.prompt_ps = costs.prompt_ps
         self.mixed_ps = costs.mixed_ps
         self.stumbled = False

@@ -28,6 +28,10 @@ class ProvenCosts(msgspec.Struct):
 
     plan: WorkerPlan
 
+    @property
+    def sample_ps(self) -> int:
+        return 0
+
     def prompt_ps(self, spans: Spans) -> int:
         return sum(count for _, count in spans) * self.plan.prefill_ns_per_token * PS_PER_NS
 

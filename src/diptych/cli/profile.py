@@ -10,24 +10,27 @@ import mmap
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from diptych.engine.interface import Engine
     from diptych.live.fleet_file import WorkerPlan
     from diptych.live.launch import ModelSource
     from diptych.models.weights import Model
-    from diptych.sim.costs.file import Costs
-    from diptych.sim.costs.profiling import Grid
+    from diptych.sim.costs.file import Costs, HostCosts, LinkCosts
+    from diptych.sim.costs.profiling import Grid, MeasuredDoor
 
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Measure the engines of a fleet on this machine, one core each: a prompt by tokens and context, a decode
-step by sequences and context, a step of both, and what a handoff's messages take. Best done on an idle
-machine."""
+step by sequences and context, a step of both, and how much engines on other cores slow it down; and what
+a request takes besides engines, on a fleet whose engines compute nothing. Best done on an idle machine."""
 
 _EPILOG = "exit codes: 0 ok, 1 failure, 2 wrong usage"
 
@@ -67,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         if file.worker and groups:
             raise FleetError("the fleet file names the workers: no --prefill or --decode then")
-        plans = plan_workers(file.worker or groups or default_groups(aggregated=False), ())
+        cores = sorted(os.sched_getaffinity(0))
+        plans = plan_workers(file.worker or groups or default_groups(aggregated=False), cores)
         if not 1 <= arguments.page_tokens <= 1 << 16:
             raise FleetError(f"--page-tokens: {arguments.page_tokens}; 1 to {1 << 16}")
         if not arguments.out.absolute().parent.is_dir():
@@ -79,38 +83,72 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace, plans: Sequence[WorkerPlan], model: str | None) -> int:
+    from rich.console import Console
+
     from diptych.models.errors import ModelError
     from diptych.sim.costs.file import CostFile, write_costs
-    from diptych.sim.costs.profiling import QUICK, Grid, measure_link
+    from diptych.sim.costs.messages import measure_link
+    from diptych.sim.costs.profiling import QUICK, Grid, MeasuredDoor
 
-    # Before there are threads and models in this process: it forks.
-    link = measure_link()
+    # These fork: before there are threads and models in this process.
+    link, door = measure_link(), MeasuredDoor()
+    grid = QUICK if arguments.quick else Grid()
     found: dict[str, Costs] = {}
+    slowest = 1.0
     try:
-        source, loaded = _source(plans[0].engine, model, arguments.page_tokens)
-        for plan in {f"{plan.engine}:{plan.format}": plan for plan in plans}.values():
-            name = f"{plan.engine}:{plan.format}"
-            found[name] = _measured(plan, source, loaded, QUICK if arguments.quick else Grid())
-    except (ModelError, ValueError, ImportError, OSError) as error:
+        with Console(stderr=True).status("") as status:
+            link, host = _besides(link, door, arguments.quick, status.update)
+            source, loaded = _source(plans[0].engine, model, arguments.page_tokens)
+            for name, plan in _kinds(plans).items():
+                measured, slower = _measured(plan, source, loaded, grid, door, name, status.update)
+                found[name] = measured
+                slowest = max(slowest, slower)
+    except (ModelError, ValueError, ImportError, OSError, HTTPException) as error:
         print(f"diptych profile: {error}", file=sys.stderr)
         return 1
-    about = {"measured on": _cpu(), "model": source.name, "system": f"{platform.system()}, one core"}
+    finally:
+        door.close()
     costs = CostFile(
         workers=found,
         link=link,
+        host=msgspec.structs.replace(host, cores=len(os.sched_getaffinity(0)), slowdown=slowest),
         page_tokens=arguments.page_tokens,
         page_bytes=source.page_bytes,
-        about=about,
+        about={"measured on": _cpu(), "model": source.name, "system": platform.system()},
     )
     write_costs(arguments.out, costs)
     print(f"{arguments.out}: costs of {', '.join(found)}; diptych simulate --costs {arguments.out}")
     return 0
 
 
+def _besides(
+    link: LinkCosts, door: MeasuredDoor, quick: bool, note: Callable[[str], None]
+) -> tuple[LinkCosts, HostCosts]:
+    """What a request takes besides engines: of messages, and of everything else."""
+    from diptych.engine.scripted import ScriptedEngine
+    from diptych.sim.costs.free_fleet import free_fleet
+    from diptych.sim.costs.paths import solve, take
+    from diptych.sim.costs.profiling import QUICK, Bench
+
+    engine = Bench(ScriptedEngine(), QUICK, door).measure(note)
+    with free_fleet() as fleet:
+        samples = take(fleet, note, rounds=20 if quick else 60)
+    return solve(samples, engine, link.page_ns)
+
+
+def _kinds(plans: Sequence[WorkerPlan]) -> dict[str, WorkerPlan]:
+    """One worker of each kind, by the name that a cost file gives it: that of its engine and format, or of
+    its group where engines with the same format are told different things."""
+    kinds: dict[str, WorkerPlan] = {}
+    for plan in plans:
+        alike = [other for other in plans if (other.engine, other.format) == (plan.engine, plan.format)]
+        same = all(other.options == plan.options for other in alike)
+        kinds.setdefault(f"{plan.engine}:{plan.format}" if same else plan.name.rpartition("-")[0], plan)
+    return kinds
+
+
 def _source(engine: str, model: str | None, page_tokens: int) -> tuple[ModelSource, Model | None]:
     """What a worker's launch message says of the model, and its weights where engines need some."""
-    import msgspec
-
     from diptych.live.launch import ModelSource
     from diptych.models.embedded import EMBEDDED_NAME
     from diptych.wire.kv import encode_format, panels
@@ -146,17 +184,33 @@ def _source(engine: str, model: str | None, page_tokens: int) -> tuple[ModelSour
     return source, loaded
 
 
-def _measured(plan: WorkerPlan, source: ModelSource, loaded: Model | None, grid: Grid) -> Costs:
-    from rich.console import Console
-
+def _measured(
+    plan: WorkerPlan,
+    source: ModelSource,
+    loaded: Model | None,
+    grid: Grid,
+    door: MeasuredDoor,
+    name: str,
+    note: Callable[[str], None],
+) -> tuple[Costs, float]:
+    """What its steps cost on its core, and how many times as long they take beside other engines."""
+    from diptych.sim.costs.neighbours import slowdown
     from diptych.sim.costs.profiling import Bench
 
     engine = _engine(plan, source, loaded)
-    name = f"{plan.engine}:{plan.format}"
+    allowed = os.sched_getaffinity(0)
     try:
-        with Console(stderr=True).status(name) as status:
-            return Bench(engine, grid).measure(lambda what: status.update(f"{name}: {what}"))
+        if plan.core is not None:
+            os.sched_setaffinity(0, {plan.core})
+        bench = Bench(engine, grid, door)
+        costs = bench.measure(lambda what: note(f"{name}: {what}"))
+        os.sched_setaffinity(0, allowed)
+        if plan.engine != "native":
+            return costs, 1.0
+        note(f"{name}: beside others")
+        return costs, slowdown(bench, sorted(allowed))
     finally:
+        os.sched_setaffinity(0, allowed)
         engine.close()
 
 
@@ -168,11 +222,12 @@ def _engine(plan: WorkerPlan, source: ModelSource, loaded: Model | None) -> Engi
     weights: Mapping[str, memoryview] = {}
     if plan.engine == "native":
         from diptych.engine.native.packing import pack, packed_bytes
+        from diptych.transport.shared_memory import copy_in_huge_pages
 
         assert loaded is not None
         memory = memoryview(mmap.mmap(-1, packed_bytes(loaded.config, plan.format)))
         pack(loaded, plan.format, memory)
-        weights = {plan.format: memory}
+        weights = {plan.format: copy_in_huge_pages(memory) or memory}
     launch = WorkerLaunch(
         worker=f"{plan.name}@1",
         host="host-0",

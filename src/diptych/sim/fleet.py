@@ -74,7 +74,7 @@ def default_costs(groups: Sequence[WorkerGroup]) -> CostFile:
 
 def plan_fleet(file: FleetFile, groups: Sequence[WorkerGroup], costs: CostFile, limits: Limits) -> Plan:
     """Raises `FleetError` and `BadCosts` naming the field."""
-    live = plan_workers(groups, ())
+    live = plan_workers(groups, range(costs.host.cores))
     if costs.page_tokens != limits.page_tokens and costs.page_bytes:
         page_bytes = costs.page_bytes * limits.page_tokens // costs.page_tokens
     else:
@@ -94,12 +94,22 @@ def plan_fleet(file: FleetFile, groups: Sequence[WorkerGroup], costs: CostFile, 
         latency_ns=costs.link.latency_ns,
         beat_ns=lease_ns // 3,
     )
-    return Plan(scenario=scenario, costs=found, link=costs.link, page_bytes=page_bytes)
+    return Plan(
+        scenario=scenario,
+        costs=found,
+        link=costs.link,
+        host=costs.host,
+        cores={worker.name: worker.core for worker in live},
+        page_bytes=page_bytes,
+    )
 
 
 def _costs(worker: LiveWorker, costs: CostFile) -> StepCosts:
-    """A scripted worker's own declaration comes before the cost file; in a fleet of which others declare
-    something it costs nothing, as live."""
+    """A scripted worker's own declaration comes before the cost file, unless that has measured it; in a
+    fleet of which others declare something it costs nothing, as live."""
+    measured = costs.named(worker.name, worker.engine, worker.format)
+    if measured is not None:
+        return measured
     if worker.engine == "scripted" and (worker.options or not costs.workers):
         known = ConstantCosts.__struct_fields__
         return ConstantCosts(**{name: int(worker.options[name]) for name in known if name in worker.options})

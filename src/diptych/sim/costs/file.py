@@ -2,9 +2,11 @@
 
     {"page_tokens": 16, "page_bytes": 368640,
      "workers": {"native:int8": {"type": "measured", ...}, "*": {"type": "constant", "step_ns": 4000000}},
-     "link": {"latency_ns": 100000, "page_ns": 50, "bytes_per_s": 2.5e10, "shared_by": "fleet"}}
+     "link": {"latency_ns": 100000, "page_ns": 50, "bytes_per_s": 2.5e10, "shared_by": "fleet"},
+     "host": {"request_ns": 1500000, "turnaround_ns": 200000, "cores": 2, "slowdown": 1.15}}
 
-A worker takes the entry of its engine and format, else of its engine, else of its name, else `*`.
+A worker takes the entry of its name (`decode-0`), else of its group (`decode`), else of its engine and
+format, else of its engine, else `*`.
 """
 
 from __future__ import annotations
@@ -43,9 +45,36 @@ class LinkCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise BadCosts(f"link.bytes_per_s: {self.bytes_per_s}; more than 0")
 
 
+class HostCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request meets on a host besides engines and messages between machines."""
+
+    request_ns: int = 0
+    """From its client to its door, and with the first token back."""
+    prompt_token_ns: int = 0
+    """More for each token of its prompt."""
+    token_ns: int = 0
+    """A door's work for one token: those of one step reach their clients one after the other."""
+    turnaround_ns: int = 0
+    """From the end of a run to the beginning of the worker's next one."""
+    cores: int = 0
+    """Workers that compute are dealt out over so many, as live; 0: each has its own machine."""
+    slowdown: float = 1.0
+    """A step takes so many times as long while engines compute on all the other cores."""
+
+    def __post_init__(self) -> None:
+        for name in ("request_ns", "prompt_token_ns", "token_ns", "turnaround_ns"):
+            if getattr(self, name) < 0:
+                raise BadCosts(f"host.{name}: {getattr(self, name)}; at least 0")
+        if self.cores < 0:
+            raise BadCosts(f"host.cores: {self.cores}; at least 0")
+        if not 1 <= self.slowdown <= 100:
+            raise BadCosts(f"host.slowdown: {self.slowdown}; 1 to 100")
+
+
 class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: dict[str, Costs]
     link: LinkCosts = LinkCosts()
+    host: HostCosts = HostCosts()
     page_tokens: int = 16
     page_bytes: int = 0
     """KV of a page; 0: not known, bytes are not counted."""
@@ -54,11 +83,18 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def of(self, name: str, engine: str, format_: str) -> StepCosts:
         """Raises `BadCosts` where no entry fits."""
-        for key in (f"{engine}:{format_}", engine, name, ANY_WORKER):
-            if key in self.workers:
-                return self.workers[key]
-        known = ", ".join(self.workers) or "none"
-        raise BadCosts(f"workers: no costs for {name} ({engine}:{format_}), and no '*'; there are {known}")
+        found = self.named(name, engine, format_) or self.workers.get(ANY_WORKER)
+        if found is None:
+            known = ", ".join(self.workers) or "none"
+            raise BadCosts(
+                f"workers: no costs for {name} ({engine}:{format_}), and no '*'; there are {known}"
+            )
+        return found
+
+    def named(self, name: str, engine: str, format_: str) -> Costs | None:
+        """The entry that means this worker or its engine; `*` does not."""
+        keys = (name, name.rpartition("-")[0], f"{engine}:{format_}", engine)
+        return next((self.workers[key] for key in keys if key in self.workers), None)
 
 
 def read_costs(path: Path) -> CostFile:

@@ -31,6 +31,8 @@ class MeasuredCosts(
     prompt: tuple[PromptPoint, ...]
     decode: tuple[DecodePoint, ...]
     mixed: tuple[MixedPoint, ...] = ()
+    sample_ns: int = 0
+    """What the first token of a sequence adds to the step with the end of its prompt."""
 
     def __post_init__(self) -> None:
         for name, count in (("prompt", len(self.prompt)), ("decode", len(self.decode))):
@@ -40,6 +42,8 @@ class MeasuredCosts(
         for point in points:
             if point.ns < 1 or min(msgspec.structs.astuple(point)) < 0:
                 raise BadCosts(f"{point}: counts are at least 0, ns at least 1")
+        if self.sample_ns < 0:
+            raise BadCosts(f"sample_ns: {self.sample_ns}; at least 0")
         fresh = sorted({point.tokens: point for point in self.prompt if point.context == 0}.items())
         if not fresh or fresh[0][0] < 1:
             raise BadCosts("prompt: at least one point with context 0 and 1 token or more")
@@ -85,6 +89,10 @@ class MeasuredCosts(
             saved = prompt + decode - point.ns * PS_PER_NS
             shares.append(min(1.0, max(0.0, saved / min(prompt, decode))))
         return sum(shares) / len(shares) if shares else 0.0
+
+    @property
+    def sample_ps(self) -> int:
+        return self.sample_ns * PS_PER_NS
 
     def prompt_ps(self, spans: Spans) -> int:
         tokens = pairs = 0

@@ -28,6 +28,11 @@ class BadCosts(ValueError):
 class StepCosts(Protocol):
     """One engine with one weight format on one machine."""
 
+    @property
+    def sample_ps(self) -> int:
+        """What the first token of a sequence adds to the step with the end of its prompt."""
+        ...
+
     def prompt_ps(self, spans: Spans) -> int:
         """A step that has prompt spans only."""
         ...
@@ -53,6 +58,10 @@ class ConstantCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for name in self.__struct_fields__:
             if not 0 <= getattr(self, name) <= PS_PER_S:
                 raise BadCosts(f"{name}: {getattr(self, name)}; 0 to {PS_PER_S} ns")
+
+    @property
+    def sample_ps(self) -> int:
+        return 0
 
     def prompt_ps(self, spans: Spans) -> int:
         tokens = sum(count for _, count in spans)

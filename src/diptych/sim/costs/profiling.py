@@ -1,5 +1,6 @@
-"""Measures an engine through its interface, for the cost file. This is the one part of `sim/` that reads
-a real clock: it runs before any simulation.
+"""Measures an engine for the cost file, at the place where a worker's machine sees it: the step loop that
+serves, with the engine, its sampling and the frames to a door's socket. This room's modules that measure
+are the one part of `sim/` that reads a real clock: they run before any simulation.
 """
 
 from __future__ import annotations
@@ -12,78 +13,149 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from diptych.core.facts import OfferAnswered, PagesOffered
-from diptych.engine.interface import Engine, PageTable, SampleRow, SamplingParameters, Span
-from diptych.sim.costs.file import LinkCosts
-from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
+from diptych.core.actions import PromptSpan, RunSteps, TablePart
+from diptych.core.facts import SequenceStart, TargetRequested
+from diptych.core.ids import Pages
+from diptych.core.recipe import OPEN_END, join
+from diptych.engine.interface import Engine
+from diptych.live.pool import create_pool
+from diptych.live.steploop.stepper import Stepper
+from diptych.live.steploop.stream import Stream
+from diptych.sim.costs.measured import MeasuredCosts, MixedPoint
 from diptych.sim.costs.model import DecodePoint, PromptPoint
-from diptych.wire.frames import FrameBuffer
-from diptych.wire.messages import Told, decode, encode
+from diptych.transport.shared_memory import map_pool
+from diptych.wire.messages import Message, encode
+from diptych.wire.payload import PromptPayload, pack_tokens
 
 POOL_BYTES_MAX = 512 << 20
-_ALIGNMENT = 4096
+_LONG_ANSWER = 1 << 16
+"""Tokens that no measured sequence gets to."""
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
     """Which points are measured; those beyond the engine's limits or the pool are left out."""
 
-    tokens: tuple[int, ...] = (1, 16, 64, 128, 256)
+    tokens: tuple[int, ...] = (1, 16, 64, 128, 256, 512)
     """Of a prompt span."""
     contexts: tuple[int, ...] = (0, 256, 512, 1024)
     """Positions before the span; sequences that decode have at least one."""
     sequences: tuple[int, ...] = (1, 2, 4, 8, 16)
-    mixed_tokens: int = 64
-    rounds: int = 5
+    mixed_tokens: tuple[int, ...] = (16, 64)
+    rounds: int = 9
     """Each point is the median of so many."""
     point_s: float = 2.0
     """A point that has taken so long is not repeated any more."""
 
 
-QUICK = Grid(tokens=(1, 64, 256), contexts=(0, 512), sequences=(1, 4), rounds=3, point_s=0.5)
+QUICK = Grid(
+    tokens=(1, 16, 64, 256), contexts=(0, 512), sequences=(1, 4, 8), mixed_tokens=(16,), rounds=5, point_s=0.5
+)
+
+
+class MeasuredDoor:
+    """Where frames go while an engine is measured: a process that reads them, as a door does."""
+
+    def __init__(self) -> None:
+        """Forks: to be made before this process has threads."""
+        self._ours, theirs = socket.socketpair()
+        self._reader = os.fork()
+        if not self._reader:
+            try:
+                self._ours.close()
+                while theirs.recv(1 << 16):
+                    pass
+            finally:
+                os._exit(0)
+        theirs.close()
+
+    def send(self, message: Message) -> None:
+        self._ours.sendall(encode(message))
+
+    def close(self) -> None:
+        self._ours.close()
+        os.waitpid(self._reader, 0)
 
 
 class Bench:
-    """An engine with a pool of its own: every sequence has its own pages, all of them written once."""
+    """An engine in a step loop with a pool of its own: every sequence has its own pages."""
 
-    def __init__(self, engine: Engine, grid: Grid) -> None:
+    def __init__(self, engine: Engine, grid: Grid, door: MeasuredDoor) -> None:
         self.engine = engine
         self.grid = grid
         limits = engine.capabilities
         self.page_tokens = engine.kv_format.page_tokens
         reach = max(grid.contexts) + max(grid.tokens)
         self.context_max = min(reach, limits.context_tokens_max)
-        self.pages_each = -(-(self.context_max + 1) // self.page_tokens)
+        self.pages_each = -(-(self.context_max + grid.rounds + 2) // self.page_tokens)
         page_bytes = engine.kv_format.page_bytes
         wanted = max(grid.sequences) + 1
         self.places = max(1, min(wanted, POOL_BYTES_MAX // (self.pages_each * page_bytes)))
         pages = self.places * self.pages_each
-        scratch = np.empty(pages * page_bytes + _ALIGNMENT, np.uint8)
-        scratch.fill(0)
-        start = -scratch.ctypes.data % _ALIGNMENT
-        engine.attach_pool(scratch[start : start + pages * page_bytes].data, pages)
+        descriptor = create_pool(pages * page_bytes)
+        engine.attach_pool(map_pool(descriptor, pages * page_bytes).memory, pages)
+        os.close(descriptor)
         self._numerics = limits.numerics[0]
-        self._tokens = np.arange(self.context_max + 1, dtype=np.int32) % 200 + 1
+        self._stepper = Stepper(engine, lambda token: b"")
+        self._door = door
+        self._streams = 0
+        self._runs = 0
 
     def measure(self, note: Callable[[str], None]) -> MeasuredCosts:
         """All points of the grid; `note` hears of each."""
         prompt, decoding, mixed = [], [], []
         for tokens, context in self._prompt_points():
             note(f"prompt of {tokens} tokens from {context} on")
-            spans = [self._span(0, context, tokens)]
-            prompt.append(PromptPoint(tokens, context, self._timed(spans, 0)))
+            prompt.append(PromptPoint(tokens, context, self.prompt_ns(tokens, context)))
+        note("the first token behind a prompt")
+        sample_ns = self._first_token_ns()
         for sequences, context in self._decode_points():
             note(f"{sequences} sequences decode at {context}")
-            spans = [self._span(place, context, 1) for place in range(sequences)]
-            decoding.append(DecodePoint(sequences, context, self._timed(spans, sequences)))
+            decoding.append(DecodePoint(sequences, context, self.decode_ns(sequences, context)))
         for sequences, context in self._decode_points():
-            tokens = min(self.grid.mixed_tokens, self.engine.capabilities.step_tokens_max - sequences)
-            room = sequences < min(self.places, self.engine.capabilities.step_spans_max)
-            if room and tokens > 0 and context + tokens <= self.context_max:
-                note(f"{sequences} sequences decode at {context} beside {tokens} prompt tokens")
-                spans = [self._span(place, context, 1) for place in range(sequences)]
-                spans.append(self._span(sequences, context, tokens))
-                mixed.append(MixedPoint(tokens, sequences, context, self._timed(spans, sequences)))
-        return MeasuredCosts(prompt=tuple(prompt), decode=tuple(decoding), mixed=tuple(mixed))
+            for tokens in self.grid.mixed_tokens:
+                room = sequences < min(self.places, self.engine.capabilities.step_spans_max)
+                room &= tokens + sequences <= self.engine.capabilities.step_tokens_max
+                if room and context + tokens <= self.context_max:
+                    note(f"{sequences} sequences decode at {context} beside {tokens} prompt tokens")
+                    took_ns = self.decode_ns(sequences, context, beside=tokens)
+                    mixed.append(MixedPoint(tokens, sequences, context, took_ns))
+        return MeasuredCosts(
+            prompt=tuple(prompt), decode=tuple(decoding), mixed=tuple(mixed), sample_ns=sample_ns
+        )
+
+    def prompt_ns(self, tokens: int, context: int, *, sample: bool = False) -> int:
+        """A step of one prompt span at positions [context, context + tokens), computed again and again."""
+        if not sample:
+            span, table = self._open(0, context, tokens, sample=False)
+            took_ns = self._median([(span,)] * self.grid.rounds, table)
+            self._drop(span)
+            return took_ns
+        taken = []
+        for _ in range(self.grid.rounds):
+            span, table = self._open(0, context, tokens, sample=True)
+            taken.append(self._run((span,), (table,)))
+            self._drop(span)
+        return sorted(taken)[len(taken) // 2]
+
+    def decode_ns(self, sequences: int, context: int, *, beside: int = 0) -> int:
+        """A step of one token for each of `sequences` that know `context` tokens, `beside` so many prompt
+        tokens of another request."""
+        opened = [self._open(place, context - 1, 1, sample=True) for place in range(sequences)]
+        self._run(tuple(span for span, _ in opened), tuple(table for _, table in opened))
+        if not beside:
+            took_ns = self._median([()] * self.grid.rounds)
+        else:
+            span, table = self._open(sequences, context, beside, sample=False)
+            opened.append((span, table))
+            took_ns = self._median([(span,)] * self.grid.rounds, table)
+        for span, _ in opened:
+            self._drop(span)
+        return took_ns
+
+    def _first_token_ns(self) -> int:
+        """What the logits and the sampling of a first token add to a step of prompt tokens."""
+        tokens = min(self.page_tokens, self.engine.capabilities.step_tokens_max)
+        return max(0, self.prompt_ns(tokens, 0, sample=True) - self.prompt_ns(tokens, 0))
 
     def _prompt_points(self) -> Iterator[tuple[int, int]]:
         for tokens in self.grid.tokens:
@@ -96,94 +168,54 @@ class Bench:
         for sequences in self.grid.sequences:
             if sequences <= min(self.places, self.engine.capabilities.step_spans_max):
                 for context in self.grid.contexts:
-                    yield sequences, max(1, min(context, self.context_max - 1))
+                    last = self.context_max - self.grid.rounds - 2
+                    yield sequences, max(1, min(context, last))
 
-    def _span(self, place: int, first: int, tokens: int) -> Span:
-        count = -(-(first + tokens) // self.page_tokens)
-        table: PageTable = np.arange(count, dtype=np.int32) + place * self.pages_each
-        return Span(
-            first_position=first,
-            tokens=self._tokens[first : first + tokens],
-            pages=table,
-            numerics=self._numerics,
-            logits_from=tokens - 1,
+    # ---- the step loop ------------------------------------------------------------------------------
+
+    def _open(self, place: int, context: int, tokens: int, *, sample: bool) -> tuple[PromptSpan, TablePart]:
+        """A stream in its own pages, of which only the span's tokens will be computed."""
+        self._streams += 1
+        known = np.arange(context + tokens, dtype=np.int32) % 200 + 1
+        fact = TargetRequested(
+            request=f"r{self._streams}",
+            attempt=1,
+            door="door-0@1",
+            model="profile",
+            prompt_tokens=len(known),
+            page_hashes=(),
+            starts=(SequenceStart(0, 0),),
+            tokens_max=_LONG_ANSWER,
         )
+        stream = Stream(
+            fact,
+            PromptPayload(prompt=pack_tokens(known), chain_root=bytes(16)),
+            join((self._numerics, OPEN_END)),
+            self._door,
+            page_tokens=self.page_tokens,
+            context_tokens_max=self.engine.capabilities.context_tokens_max,
+        )
+        self._stepper.open(stream)
+        first = place * self.pages_each
+        pages: Pages = tuple(range(first, first + self.pages_each))
+        span = PromptSpan(*stream.key, 0, context, tokens, self._numerics, sample)
+        return span, TablePart(*stream.key, 0, 0, pages)
 
-    def _timed(self, spans: Sequence[Span], sampled: int) -> int:
-        """Median ns of a step, with the first `sampled` rows sampled greedily."""
-        engine, taken, begun = self.engine, [], time.monotonic()
-        rows = []
-        for row in range(sampled):
-            emitted = np.empty(0, np.int32)
-            sampler = engine.sampler(
-                SamplingParameters(), choice=0, prompt=spans[row].tokens, emitted=emitted
-            )
-            rows.append((row, sampler))
-        # The first step warms caches up and does not count.
-        for turn in range(self.grid.rounds + 1):
-            started_ns = time.monotonic_ns()
-            result = engine.step(spans)
-            if rows:
-                engine.sample(result, [SampleRow(row, sampler, turn) for row, sampler in rows])
-            taken.append(time.monotonic_ns() - started_ns)
-            if turn and time.monotonic() - begun > self.grid.point_s:
+    def _run(self, prompts: tuple[PromptSpan, ...], tables: tuple[TablePart, ...] = ()) -> int:
+        self._runs += 1
+        run = RunSteps(run=self._runs, steps_max=1, prompts=prompts, tables=tables, predicted_ns=0)
+        return self._stepper.run(run, lambda: False).duration_ns
+
+    def _median(self, rounds: Sequence[tuple[PromptSpan, ...]], *tables: TablePart) -> int:
+        """Median ns of a step; a first one warms caches up and does not count."""
+        begun = time.monotonic()
+        self._run(rounds[0], tables)
+        taken = []
+        for prompts in rounds:
+            taken.append(self._run(prompts))
+            if time.monotonic() - begun > self.grid.point_s:
                 break
-        counted = sorted(taken[1:])
-        return max(1, counted[len(counted) // 2])
+        return max(1, sorted(taken)[len(taken) // 2])
 
-
-def measure_link(rounds: int = 200) -> LinkCosts:
-    """What an offer of pages and its answer take between two processes of this machine, each way."""
-    points = []
-    for pages in (1, 64, 512):
-        mine, theirs = socket.socketpair()
-        child = os.fork()
-        if not child:
-            try:
-                mine.close()
-                _answer(theirs, rounds)
-            finally:
-                os._exit(0)
-        theirs.close()
-        with mine:
-            points.append((float(pages), _round_trip_ns(mine, pages, rounds) / 2))
-        os.waitpid(child, 0)
-    latency_ns, page_ns = fit_line(points)
-    return LinkCosts(latency_ns=round(latency_ns), page_ns=round(page_ns))
-
-
-def _round_trip_ns(end: socket.socket, pages: int, rounds: int) -> float:
-    offer = PagesOffered(request="r", attempt=1, sender="a@1", first_page=0, pages=tuple(range(pages)))
-    reader, taken = FrameBuffer(), []
-    for _ in range(rounds):
-        started_ns = time.monotonic_ns()
-        end.sendall(encode(Told(offer)))
-        _receive(end, reader)
-        taken.append(time.monotonic_ns() - started_ns)
-    return sorted(taken)[rounds // 2]
-
-
-def _answer(end: socket.socket, rounds: int) -> None:
-    reader = FrameBuffer()
-    for _ in range(rounds):
-        offer = _receive(end, reader).fact
-        assert isinstance(offer, PagesOffered)
-        answer = OfferAnswered(
-            request=offer.request,
-            attempt=offer.attempt,
-            sender="b@1",
-            first_page=0,
-            kept=offer.pages,
-            deposit=offer.pages,
-            serial=1,
-        )
-        end.sendall(encode(Told(answer)))
-
-
-def _receive(end: socket.socket, reader: FrameBuffer) -> Told:
-    while data := end.recv(1 << 16):
-        for body in reader.receive(data):
-            message = decode(body)
-            assert isinstance(message, Told)
-            return message
-    raise OSError("the other end of the measured socket is gone")
+    def _drop(self, span: PromptSpan) -> None:
+        self._stepper.drop((span.request, span.attempt))

@@ -75,6 +75,11 @@ class RooflineCosts(
             total += max(pairs * self.__dict__["_pair_ps"], (first + count) * self.__dict__["_read_ps"])
         return total
 
+    @property
+    def sample_ps(self) -> int:
+        """Counted with the step's products already."""
+        return 0
+
     def prompt_ps(self, spans: Spans) -> int:
         return int(self._products(sum(count for _, count in spans)) + self._attention(spans))
 

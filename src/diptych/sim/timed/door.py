@@ -37,8 +37,8 @@ class Door:
             raise Violation("door cannot take it", repr(event))
         row(self, event)
 
-    def ask(self, now_ns: int, ask: Ask) -> None:
-        """A client's request has arrived."""
+    def ask(self, now_ns: int, ask: Ask, delay_ns: int = 0) -> None:
+        """A client sends its request, which is here and read after `delay_ns`."""
         if ask.request in self.streams:
             raise Violation("two requests of one name", ask.request)
         self.streams[ask.request] = Stream(ask, now_ns)
@@ -54,7 +54,11 @@ class Door:
             tenant=ask.tenant,
             priority=ask.priority,
         )
-        self.outside.send(DOOR, CONTROL, arrived)
+        if delay_ns:
+            at_ns = self.outside.last_arrival_ns(DOOR, CONTROL) + delay_ns
+            self.outside.at(at_ns, DOOR, CONTROL, arrived)
+        else:
+            self.outside.send(DOOR, CONTROL, arrived)
 
     def _joined(self, event: events.ControlUp) -> None:
         self.outside.send(DOOR, CONTROL, facts.DoorJoined(door=DOOR))

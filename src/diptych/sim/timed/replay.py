@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from diptych.sim.costs.file import LinkCosts
+from diptych.sim.costs.file import HostCosts, LinkCosts
 from diptych.sim.costs.model import StepCosts
 from diptych.sim.driver import Happening
 from diptych.sim.events import Violation
@@ -34,6 +34,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     costs: Mapping[str, StepCosts]
     """By worker name."""
     link: LinkCosts = LinkCosts()
+    host: HostCosts = HostCosts()
+    cores: Mapping[str, int | None] = {}
+    """By worker name: where those that compute do it."""
     page_bytes: int = 0
     steps_max: int | None = None
 
@@ -66,7 +69,7 @@ class Clients:
             self.open += 1
             if sender == CLIENTS:
                 self._feed()
-            self.world.door.ask(now_ns, event.ask)
+            self.world.ask(now_ns, event.ask)
         elif isinstance(event, Tick):
             self.look(now_ns)
             self._tick()
@@ -131,12 +134,14 @@ def replay(
 
 def started(plan: Plan, tracer: Tracer | None = None) -> TimedWorld:
     """A world whose workers all serve."""
-    meter = Meter(plan.link.latency_ns, tracer)
+    meter = Meter(plan.link.latency_ns, tracer, token_ns=plan.host.token_ns)
     world = TimedWorld(
         plan.scenario,
         plan.costs,
         plan.link,
         meter,
+        host=plan.host,
+        cores=plan.cores,
         page_bytes=plan.page_bytes,
         steps_max=plan.steps_max,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from diptych.core.actions import Action
+from diptych.core.config import FOREVER_NS
 from diptych.core.facts import DeadlinePassed, Fact
 from diptych.sim.driver import SPINS_MAX, Driver, Happening, Machine
 from diptych.sim.events import Alarm, Violation
@@ -47,7 +48,7 @@ class TimedSeat:
         self._perform = perform
         self._step = machine.step
         self._deadline = machine.next_deadline_ns
-        self._alarm_ns: int | None = None
+        self._alarm_ns = FOREVER_NS
         self._spins = 0
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
@@ -64,11 +65,12 @@ class TimedSeat:
         actions = self._step(now_ns, fact)
         if self.watch is not None:
             self.watch(now_ns, self, sender, fact, actions)
-        perform = self._perform
-        for action in actions:
-            perform[type(action)](now_ns, self, action)
+        if actions:
+            perform = self._perform
+            for action in actions:
+                perform[type(action)](now_ns, self, action)
         deadline_ns = self._deadline()
-        if deadline_ns is not None and (self._alarm_ns is None or deadline_ns < self._alarm_ns):
+        if deadline_ns is not None and deadline_ns < self._alarm_ns:
             self._set(deadline_ns)
 
     def _set(self, deadline_ns: int) -> None:
@@ -77,9 +79,9 @@ class TimedSeat:
 
     def _alarm(self, now_ns: int) -> None:
         """Also comes for deadlines that have moved on since: then it is set anew."""
-        if self._alarm_ns is None or now_ns < self._alarm_ns:
+        if now_ns < self._alarm_ns:
             return
-        self._alarm_ns = None
+        self._alarm_ns = FOREVER_NS
         deadline_ns = self._deadline()
         if deadline_ns is None:
             return

@@ -18,6 +18,8 @@ from diptych.sim.timed.meter import Meter
 from diptych.sim.timed.stream import Stream
 
 Key = tuple[RequestId, Attempt]
+FULL_SPEED = 1024
+"""Pace of a run that shares its host with nobody; twice as much takes twice as long."""
 
 
 class Decoding:
@@ -36,26 +38,61 @@ class Decoding:
 
 
 class Run:
-    """Step borders in ps after `origin_ps`: the first, and from there a step that grows by `growth_ps`."""
+    """Step borders in ps after `origin_ps`: the first, and from there a step that grows by `growth_ps`;
+    later where others slowed it down on the way."""
 
-    __slots__ = ("action", "before", "first_ps", "fresh", "growth_ps", "origin_ps", "step_ps", "steps")
+    __slots__ = (
+        "action",
+        "before",
+        "bends",
+        "first_ps",
+        "fresh",
+        "growth_ps",
+        "origin_ps",
+        "since_ps",
+        "step_ps",
+        "steps",
+    )
 
-    def __init__(self, action: RunSteps, origin_ps: int, before: int) -> None:
+    def __init__(self, action: RunSteps, origin_ps: int, before: int, since_ps: int) -> None:
         self.action = action
         self.origin_ps = origin_ps
+        self.since_ps = since_ps
+        """From the last token of those that decode to its beginning."""
         self.before = before
         """Sequences that decode from the first step on."""
         self.fresh: list[Decoding] = []
         self.first_ps = self.step_ps = self.growth_ps = 0
         self.steps = 1
+        self.bends: list[tuple[int, int, int]] = []
+        """(ps of its own work done, when, pace from then on), where its pace was ever set."""
 
     def border_ps(self, step: int) -> int:
-        """End of step number `step`, counted from 1."""
+        """Its own work to the end of step number `step`, counted from 1."""
         later = step - 1
         return self.first_ps + later * self.step_ps + later * (later - 1) // 2 * self.growth_ps
 
+    def at_ps(self, step: int) -> int:
+        """When that step ends."""
+        work_ps = self.border_ps(step)
+        if not self.bends:
+            return self.origin_ps + work_ps
+        done_ps, at_ps, pace = next(bend for bend in reversed(self.bends) if bend[0] <= work_ps)
+        return at_ps + (work_ps - done_ps) * pace // FULL_SPEED
+
     def border_ns(self, step: int) -> int:
-        return (self.origin_ps + self.border_ps(step)) // PS_PER_NS
+        return self.at_ps(step) // PS_PER_NS
+
+    def set_pace(self, now_ns: int, pace: int) -> bool:
+        """From now on; whether that is another one."""
+        done_ps, at_ps, before = self.bends[-1] if self.bends else (0, self.origin_ps, FULL_SPEED)
+        if pace == before:
+            return False
+        now_ps = max(now_ns * PS_PER_NS, at_ps)
+        if not self.bends:
+            self.bends.append((done_ps, at_ps, before))
+        self.bends.append((done_ps + (now_ps - at_ps) * FULL_SPEED // before, now_ps, pace))
+        return True
 
     def borders_passed(self, now_ns: int) -> int:
         """Steps that are complete at `now_ns`."""
@@ -110,11 +147,14 @@ class StepLoop:
             raise Violation("empty run", f"{self.worker} runs {action.run} with nothing to do")
         # A run that follows at once goes on from the last border itself, not from its rounded time.
         follows = self._origin_ps // PS_PER_NS == now_ns
-        run = self.run = Run(action, self._origin_ps if follows else now_ns * PS_PER_NS, before)
+        origin_ps = self._origin_ps if follows else now_ns * PS_PER_NS
+        since_ps = origin_ps - self._origin_ps if before else 0
+        run = self.run = Run(action, origin_ps, before, since_ps)
         if action.prompts:
             spans = [(span.first, span.count) for span in action.prompts]
             run.first_ps = costs.mixed_ps(spans, before, context) if before else costs.prompt_ps(spans)
             self._join(run, action.prompts)
+            run.first_ps += len(run.fresh) * costs.sample_ps
         else:
             base, slope = costs.decode_line(before)
             run.first_ps = base + slope * context
@@ -179,9 +219,9 @@ class StepLoop:
     # ---- time passes ------------------------------------------------------------------------------
 
     def finish(self, now_ns: int, run: int, steps: int) -> facts.StepsRan | None:
-        """The answer to a run that reached its end; None where it was cut earlier."""
+        """The answer to a run that reached its end; None where it was cut earlier, or slowed down."""
         held = self.run
-        if held is None or held.action.run != run or held.steps != steps:
+        if held is None or held.action.run != run or held.steps != steps or held.border_ns(steps) > now_ns:
             return None
         self.run = None
         finished = self._complete(held, steps)
@@ -203,12 +243,12 @@ class StepLoop:
                     self._note(member)
 
     def _complete(self, held: Run, steps: int) -> tuple[facts.SequenceFinish, ...]:
-        self._origin_ps = held.origin_ps + held.border_ps(steps)
+        self._origin_ps = held.at_ps(steps)
         self.context_tokens += held.before * steps
         first_ns = held.border_ns(1)
         self._clock += steps
         for member in held.fresh:
-            self.meter.sampled(member.stream, member.index, first_ns)
+            self.meter.sampled(member.stream, member.index, first_ns, held.before)
             self._members.setdefault(member.key, []).append(member)
             self.decoding += 1
             self.context_tokens += member.known_before + self._clock

@@ -10,19 +10,24 @@ from diptych.core.facts import Fact
 from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
 from diptych.core.worker import Worker
 from diptych.sim import events
-from diptych.sim.costs.file import LinkCosts
+from diptych.sim.costs.file import HostCosts, LinkCosts
 from diptych.sim.costs.model import StepCosts
 from diptych.sim.driver import Driver, Happening
 from diptych.sim.events import Violation
 from diptych.sim.scenario import Scenario, WorkerPlan
 from diptych.sim.supervisor import SUPERVISOR, Supervisor
+from diptych.sim.timed.cores import Cores
 from diptych.sim.timed.door import DOOR, Door
 from diptych.sim.timed.links import Links
 from diptych.sim.timed.meter import Meter
 from diptych.sim.timed.seat import TimedSeat, Watch
 from diptych.sim.timed.step_loop import Run, StepLoop
 from diptych.sim.timed.stream import LastFrame, Stream
+from diptych.sim.workloads.ask import Ask
 from diptych.sim.world import worker_config
+
+_NO_HOST_COSTS = HostCosts()
+_NO_CORES: Mapping[str, int | None] = {}
 
 
 class TimedWorld:
@@ -35,6 +40,8 @@ class TimedWorld:
         link: LinkCosts,
         meter: Meter,
         *,
+        host: HostCosts = _NO_HOST_COSTS,
+        cores: Mapping[str, int | None] = _NO_CORES,
         page_bytes: int = 0,
         steps_max: int | None = None,
         watch: Watch | None = None,
@@ -42,10 +49,12 @@ class TimedWorld:
         self.scenario = scenario
         self.costs = costs
         self.latency_ns = link.latency_ns
+        self.host = host
+        self._cores = Cores(host, cores)
         self.meter = meter
         self.steps_max = steps_max
         self.watch = watch
-        self.driver = Driver()
+        self.driver = Driver(link.latency_ns)
         self.links = Links(self.driver, link, page_bytes)
         self.streams: dict[RequestId, Stream] = {}
         self.workers: dict[Incarnation, TimedSeat] = {}
@@ -87,6 +96,11 @@ class TimedWorld:
         assert isinstance(machine, ControlPlane)
         return machine
 
+    def ask(self, now_ns: int, ask: Ask) -> None:
+        """A client sends its request."""
+        delay_ns = self.host.request_ns + self.host.prompt_token_ns * ask.text.tokens
+        self.door.ask(now_ns, ask, delay_ns)
+
     # ---- messages -----------------------------------------------------------------------------------
 
     def at(self, at_ns: int, sender: str, receiver: str, event: Happening) -> None:
@@ -108,7 +122,18 @@ class TimedWorld:
             self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
 
     def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
-        self._plan_border(seat.name, self.loops[seat.name].start(now_ns, action))
+        loop = self.loops[seat.name]
+        run = loop.start(now_ns, action)
+        self._plan_moved(self._cores.began(now_ns, loop))
+        self._plan_border(seat.name, run)
+
+    def run_over(self, now_ns: int, loop: StepLoop) -> None:
+        """The loop's run has ended, or its worker."""
+        self._plan_moved(self._cores.ended(now_ns, loop))
+
+    def _plan_moved(self, moved: list[tuple[StepLoop, Run]]) -> None:
+        for loop, run in moved:
+            self._plan_border(loop.worker, run)
 
     def _end_run(self, now_ns: int, seat: TimedSeat, action: actions.EndRun) -> None:
         run = self.loops[seat.name].end_early(now_ns, action.run)
@@ -152,7 +177,7 @@ class TimedWorld:
             self._emit,
             self.steps_max,
         )
-        self.driver.parties[f"loop {worker}"] = LoopSeat(loop, seat, self.latency_ns, self.driver)
+        self.driver.parties[f"loop {worker}"] = LoopSeat(loop, seat, self)
         self.at(self.driver.now_ns + plan.load_ns, worker, f"loop {worker}", events.Started(worker))
 
     def kill(self, worker: Incarnation) -> bool:
@@ -161,6 +186,7 @@ class TimedWorld:
             return False
         seat.alive = False
         self.loops[worker].died(self.driver.now_ns)
+        self.run_over(self.driver.now_ns, self.loops[worker])
         self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
         return True
 
@@ -189,12 +215,11 @@ class TimedWorld:
 class LoopSeat:
     """The inbox of a worker's step loop: the process's own start and the borders of its runs."""
 
-    def __init__(self, loop: StepLoop, seat: TimedSeat, latency_ns: int, driver: Driver) -> None:
+    def __init__(self, loop: StepLoop, seat: TimedSeat, world: TimedWorld) -> None:
         self.loop = loop
         self.seat = seat
         self.name = f"loop {seat.name}"
-        self.latency_ns = latency_ns
-        self.driver = driver
+        self.world = world
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         seat = self.seat
@@ -202,10 +227,16 @@ class LoopSeat:
             return
         if isinstance(event, events.RunBorder):
             ran = self.loop.finish(now_ns, event.run, event.steps)
-            if ran is not None:
+            if ran is None:
+                return
+            self.world.run_over(now_ns, self.loop)
+            turnaround_ns = self.world.host.turnaround_ns
+            if turnaround_ns:
+                self.world.at(now_ns + turnaround_ns, self.name, seat.name, ran)
+            else:
                 seat.receive(now_ns, self.name, ran, None)
         elif isinstance(event, events.Started):
             joined = facts.ControlJoined(epoch=1)
-            self.driver.at(now_ns + self.latency_ns, CONTROL, seat.name, joined)
+            self.world.at(now_ns + self.world.latency_ns, CONTROL, seat.name, joined)
         else:
             raise Violation("step loop cannot take it", repr(event))
