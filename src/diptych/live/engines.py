@@ -165,4 +165,5 @@ def worker_config(launch: WorkerLaunch, engine: Engine, rates: Rates) -> WorkerC
         prefill_ns_per_token=rates.prefill_ns_per_token,
         decode_ns_per_step=rates.decode_ns_per_step,
         beat_ns=launch.lease_ns // 3,
+        transports=() if launch.exchange is None else ("tcp",),
     )

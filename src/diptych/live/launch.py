@@ -51,6 +51,18 @@ class Packed(HostMessage, frozen=True):
     seconds: float
 
 
+class ExchangeLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker exchanges pages with the workers of other hosts."""
+
+    address: str
+    """Where it serves its own; any free port."""
+    key: bytes
+    """The fleet's: who does not have it is served nothing."""
+    checksums: bool = True
+    streams: int = 2
+    """Connections to each source."""
+
+
 class WorkerLaunch(HostMessage, frozen=True):
     """First message to a worker. Descriptors: the pool, the token table, one for each of `weights`."""
 
@@ -75,6 +87,8 @@ class WorkerLaunch(HostMessage, frozen=True):
     threads: int = 1
     record_folder: str | None = None
     """Where its machine's steps are recorded, if anywhere."""
+    exchange: ExchangeLaunch | None = None
+    """None: with nobody outside its own pool."""
 
 
 class ControlLaunch(HostMessage, frozen=True):

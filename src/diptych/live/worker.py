@@ -18,7 +18,18 @@ import socket
 import sys
 from pathlib import Path
 
-from diptych.core.actions import Action, DropRequest, EndRun, PauseStream, RunSteps, Send
+from diptych.core.actions import (
+    Action,
+    CancelPull,
+    CloseClaim,
+    DropRequest,
+    EndRun,
+    OpenClaim,
+    PauseStream,
+    PullPages,
+    RunSteps,
+    Send,
+)
 from diptych.core.config import WorkerConfig
 from diptych.core.facts import (
     ControlJoined,
@@ -47,6 +58,7 @@ from diptych.live.launch import (
     WorkerLaunch,
 )
 from diptych.live.log_file import Origin, Recorder
+from diptych.live.page_port import PagePort
 from diptych.live.peers import REPLACED, Peers
 from diptych.live.process import run_child
 from diptych.live.sockets import Connection
@@ -54,7 +66,10 @@ from diptych.live.steploop.loop import StepLoop
 from diptych.live.steploop.stepper import Stepper
 from diptych.live.token_table import TokenTable
 from diptych.models.errors import ModelError
+from diptych.transport.interface import Region, Transport
+from diptych.transport.pairing import announcement_of, pairing_with
 from diptych.transport.shared_memory import copy_in_huge_pages, map_pool, map_read_only
+from diptych.transport.tcp import ReaderOptions, TcpTransport
 from diptych.wire.messages import Message, Told
 
 log = logging.getLogger(__name__)
@@ -74,11 +89,13 @@ class WorkerProcess:
         tokens: TokenTable,
         end: socket.socket,
         record_folder: Path | None,
+        transport: Transport | None = None,
     ) -> None:
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         recorder = Recorder(record_folder, "worker", config.worker, config) if record_folder else None
         self._driver = Driver(Worker(config), self._perform, recorder=recorder)
+        self._pages = PagePort(transport, self._driver.feed) if transport is not None else None
         self._control_epoch = 0
         self._peers = Peers(self._from_peer, self._peer_closed)
         self._steps = StepLoop(
@@ -97,6 +114,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Ends the step loop behind the step in hand."""
         self._steps.stop()
+        if self._pages is not None:
+            self._pages.close()
         self._driver.close()
 
     # ---- what comes in ------------------------------------------------------------------------
@@ -117,6 +136,8 @@ class WorkerProcess:
         match message:
             case Told(fact=fact, attachment=attachment, number=number):
                 sender = incarnation(CONTROL, self._control_epoch) if peer == CONTROL else peer
+                if self._pages is not None:
+                    self._pages.heard(sender, fact, attachment)
                 self._feed(fact, attachment, Origin(sender, number))
             case _:
                 raise ValueError(f"{peer} sent a worker {message}")
@@ -163,9 +184,15 @@ class WorkerProcess:
                 if isinstance(fact, TargetRefused):
                     self._steps.forget(fact.request, fact.attempt)
                 self._find(to)
-                self._peers.tell(to, fact)
+                if self._pages is None:
+                    self._peers.tell(to, fact)
+                else:
+                    self._peers.tell(to, fact, self._pages.attachment(fact))
+                    self._pages.said(to, fact)
             case RunSteps() | EndRun() | DropRequest() | PauseStream():
                 self._steps.perform(action)
+            case OpenClaim() | CloseClaim() | PullPages() | CancelPull() if self._pages is not None:
+                self._pages.perform(action)
             case _:
                 raise ValueError(f"a worker asked for {action}")
 
@@ -181,8 +208,11 @@ class WorkerProcess:
             self._link.drain()
 
 
-def _start(launch: WorkerLaunch, descriptors: list[int]) -> tuple[WorkerConfig, Engine, TokenTable]:
-    """Maps what the supervisor handed over and builds the engine on it. Raises as `build_engine` does."""
+def _start(
+    launch: WorkerLaunch, descriptors: list[int]
+) -> tuple[WorkerConfig, Engine, TokenTable, Transport | None]:
+    """Maps what the supervisor handed over and builds the engine on it. Raises as `build_engine` does, and
+    `OSError` where pages cannot be served."""
     pool_descriptor, table_descriptor, *weight_descriptors = descriptors
     pool = map_pool(pool_descriptor, launch.pool_pages * launch.model.page_bytes)
     tokens = TokenTable(table_descriptor)
@@ -208,7 +238,23 @@ def _start(launch: WorkerLaunch, descriptors: list[int]) -> tuple[WorkerConfig, 
         rates.decode_ns_per_step / 1e6,
         pool.huge_pages,
     )
-    return worker_config(launch, engine, rates), engine, tokens
+    transport = _transport(launch, engine, pool.memory) if launch.exchange is not None else None
+    return worker_config(launch, engine, rates), engine, tokens, transport
+
+
+def _transport(launch: WorkerLaunch, engine: Engine, pool: memoryview) -> Transport:
+    exchange = launch.exchange
+    assert exchange is not None
+    kv_format = engine.kv_format
+    options = ReaderOptions(
+        launch.worker,
+        exchange.key,
+        announcement_of(kv_format),
+        checksums=exchange.checksums,
+        streams=exchange.streams,
+    )
+    region = Region(pool, kv_format.page_bytes)
+    return TcpTransport(region, options, pairing_with(kv_format), address=exchange.address)
 
 
 async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[int]) -> int:
@@ -217,12 +263,12 @@ async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[
         os.sched_setaffinity(0, {first.core})
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        config, engine, tokens = _start(first, descriptors)
+        config, engine, tokens, transport = _start(first, descriptors)
     except (ModelError, ValueError, OSError, ImportError) as error:
         send_packet(end, StartFailed(reason=f"{first.worker}: {error}"))
         return 1
     record_folder = Path(first.record_folder) if first.record_folder else None
-    worker = WorkerProcess(config, engine, tokens, end, record_folder)
+    worker = WorkerProcess(config, engine, tokens, end, record_folder, transport)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     # What was built so far stays: the collector need not look at it again.
     gc.collect()

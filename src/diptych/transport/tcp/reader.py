@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 import socket
 import ssl
@@ -22,6 +23,7 @@ from diptych.transport.tcp.stream import Stream, merged
 
 __all__ = ["Reader", "ReaderOptions"]
 
+log = logging.getLogger(__name__)
 BATCH_BYTES = 1 << 20
 """Of one request: long enough to fill a link, short enough that copies take turns."""
 PROBE_BYTES = 4 << 20
@@ -106,6 +108,10 @@ class Reader:
                     stream = None
                 reason = "the source fell silent" if isinstance(error, TimeoutError) else str(error)
                 self.queue.back(batch, 0, f"link: {reason}")
+            except Exception as error:
+                # An order must be answered whatever breaks, and this thread has others to serve.
+                log.exception("a copy from %s failed", self.source.worker)
+                self.queue.back(batch, 0, f"copy: {error}")
         if stream is not None:
             stream.close()
 
