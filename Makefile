@@ -35,7 +35,7 @@ COMPILED_TESTS = tests/test_builds.py tests/test_determinism.py tests/core tests
 	tests/live/test_driver.py tests/live/test_replay.py tests/live/test_log_diff.py tests/live/test_log_file.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore mutants states clean
+.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore mutants states fidelity clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -94,11 +94,14 @@ mutants: $(BUILT) ## deliberate bugs, one at a time: the simulator or a test mus
 states: $(BUILT) ## rewrite docs/states.md from the tables in the code
 	$(DEV)/python -m diptych.sim.states docs/states.md
 
+fidelity: bench-fidelity ## how far the simulator is from the live fleet (about 10 minutes on an idle machine)
+
 # A program bench/x.py is run by `make bench-x ARGS="--json x.json"`; its line here is for `make help`.
 bench-%: bench/%.py $(BUILT)
 	$(DEV)/python $< $(ARGS)
 bench-accuracy: ## logits of every engine and of the default pair against float32 torch
 bench-core: ## what the core costs a request, the router apart, beside a bare heap
+bench-fidelity: ## the simulator against the live fleet, scripted and real (ARGS: --fleet NAME --quick --html FILE)
 bench-handoff: ## bytes and time of a local handoff, from the request records
 bench-idle: ## CPU time of an idle fleet
 bench-interference: ## what prefills do to decoding: 1P1D against the same two aggregated

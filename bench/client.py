@@ -41,7 +41,7 @@ class Client:
     """Raises `OSError`, `http.client.HTTPException`, or `RuntimeError` naming what the server said."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
 
     def get(self, path: str) -> Any:
         connection = self._connection()
@@ -94,7 +94,7 @@ class Client:
         return answer
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
 
 
 def take_event(answer: Answer, data: bytes) -> bool:

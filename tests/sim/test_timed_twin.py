@@ -48,7 +48,7 @@ class Lines:
     name, and an agent on each host."""
 
     def __init__(self) -> None:
-        self.recorder = Recorder(lines_max=None)
+        self.recorder = Recorder(steps_max=None)
 
     def __call__(
         self, now_ns: int, seat: Seat | TimedSeat, sender: str, fact: Fact, asked: tuple[Action, ...]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Loop = tuple[int, int, int]
-Side = tuple[int, Sequence[int], int, Sequence[int], Sequence[int]]
+Side = tuple[int, Sequence[int], int, Sequence[int], int]
 Cast = tuple[bool, Sequence[Loop], Sequence[Loop], Sequence[tuple[int, int]]]
 Nest = tuple[Side, Side, Sequence[Loop], int, Cast]
 

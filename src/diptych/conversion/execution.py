@@ -121,7 +121,7 @@ def _ids(name: str, pages: PageIds) -> npt.NDArray[np.int64]:
 
 
 def _side(side: Side) -> _conversion.Side:
-    return side.region, side.offsets, side.row_bytes, side.scale_offsets, side.scale_rows
+    return side.region, side.offsets, side.row_bytes, side.scale_offsets, side.scale_row_bytes
 
 
 def _nest(

@@ -76,7 +76,7 @@ def watch(scenario: Scenario, recorder: Recorder, check_every: int = 1) -> Outco
         checkers.at_quiet()
     except BROKEN as error:
         reason = f"{type(error).__name__}: {error}"
-        raise Failed(scenario.seed, reason, list(recorder.lines)) from error
+        raise Failed(scenario.seed, reason, recorder.lines) from error
     return summarise(world, recorder)
 
 

@@ -45,9 +45,9 @@ def retell(text: str) -> str:
     when a checker complains."""
     script = text.partition(LINE + "\n")[0]
     scenario, whole = read_script(script)
-    recorder = Recorder(lines_max=None)
+    recorder = Recorder(steps_max=None)
     outcome = watch(scenario, recorder)
-    lines = list(recorder.lines)
+    lines = recorder.lines
     if not whole:
         arrived = (number for number, line in enumerate(lines) if "RequestArrived" in line)
         lines = lines[next(arrived, 0) :]

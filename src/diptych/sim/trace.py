@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,37 +15,53 @@ from diptych.core.control.reasons import in_words
 from diptych.core.ids import ATTEMPTS_PER_EPOCH, CONTROL, SHARED
 from diptych.core.recipe import OPEN_END
 from diptych.core.recipe_run import Run
-from diptych.sim.driver import Seat
 
 QUIET = (facts.WorkerBeat, facts.DeadlinePassed)
 """Left out of a readable trace where nothing but beats comes of them."""
 
 
-class Recorder:
-    """Observer that keeps the whole run as a digest and the last lines as text."""
+class Named(Protocol):
+    """A seat of either world."""
 
-    def __init__(self, lines_max: int | None = 200) -> None:
-        self.lines: deque[str] = deque(maxlen=lines_max)
+    @property
+    def name(self) -> str: ...
+
+
+class Recorder:
+    """Observer that keeps the whole run as a digest and its end as text, made when it is asked for."""
+
+    def __init__(self, steps_max: int | None = 100) -> None:
+        self._steps: deque[tuple[int, str, str, facts.Fact, list[actions.Action]]] = deque(maxlen=steps_max)
         self._digest = hashlib.blake2b(digest_size=16)
         self._encoder = msgspec.msgpack.Encoder()
 
     def __call__(
-        self, now_ns: int, seat: Seat, sender: str, fact: facts.Fact, asked: tuple[actions.Action, ...]
+        self, now_ns: int, seat: Named, sender: str, fact: facts.Fact, asked: tuple[actions.Action, ...]
     ) -> None:
         self._digest.update(self._encoder.encode((now_ns, seat.name, sender, fact, asked)))
         loud = [action for action in asked if not _is_beat(action)]
-        if isinstance(fact, QUIET) and not loud:
-            return
-        heard = render(fact)
-        if sender.startswith(CONTROL) or ("@" in sender and not sender.startswith("loop")):
-            # Its sender's line has it in full.
-            heard = " ".join(heard.split()[: 2 if isinstance(fact, facts.RequestFact) else 1])
-        receiver, sender = (name.partition("#")[0] for name in (seat.name, sender))
-        self.lines.append(f"{now_ns / 1e6:.3f} {receiver} < {sender}: {heard}")
-        self.lines.extend("    " + render(action) for action in loud)
+        if loud or not isinstance(fact, QUIET):
+            self._steps.append((now_ns, seat.name, sender, fact, loud))
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for step in self._steps for line in _told(*step)]
 
     def digest(self) -> str:
         return self._digest.hexdigest()
+
+
+def _told(
+    now_ns: int, receiver: str, sender: str, fact: facts.Fact, loud: list[actions.Action]
+) -> Iterator[str]:
+    heard = render(fact)
+    if sender.startswith(CONTROL) or ("@" in sender and not sender.startswith("loop")):
+        # Its sender's line has it in full.
+        heard = " ".join(heard.split()[: 2 if isinstance(fact, facts.RequestFact) else 1])
+    receiver, sender = (name.partition("#")[0] for name in (receiver, sender))
+    yield f"{now_ns / 1e6:.3f} {receiver} < {sender}: {heard}"
+    for action in loud:
+        yield "    " + render(action)
 
 
 def _is_beat(action: actions.Action) -> bool:
@@ -76,16 +94,21 @@ def _place(value: actions.PromptSpan | actions.TablePart | facts.SequenceFinish)
     return f"{value.request}.{_attempt(value.attempt)}/{sequence}"
 
 
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
+
+
 def _plain(value: msgspec.Struct) -> str:
     words = [type(value).__name__]
-    fields = {field.name: field for field in msgspec.structs.fields(type(value))}
-    held = {name: getattr(value, name) for name in fields}
+    defaults = _defaults(type(value))
+    held = {name: getattr(value, name) for name in defaults}
     if "request" in held and held["request"] is not None:
         words.append(held.pop("request"))
         if "attempt" in held:
             words[-1] += "." + _attempt(held.pop("attempt"))
     for name, item in held.items():
-        if item != fields[name].default:
+        if item != defaults[name]:
             words.append(f"{name}={_value(name, item)}")
     return " ".join(words)
 

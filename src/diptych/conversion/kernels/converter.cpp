@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -14,6 +15,8 @@ namespace diptych {
 namespace {
 
 constexpr size_t kLoopsMax = 40;
+constexpr int64_t kStreamBytes = 4 << 20; // more than caches should be filled with by a copy
+constexpr int64_t kLine = 64;
 
 // To nearest, subnormals kept, while it lives: what the thread did before must not change a bit.
 class DefaultRounding {
@@ -31,6 +34,12 @@ class DefaultRounding {
     ~DefaultRounding() {}
 #endif
 };
+
+void store_fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
 
 [[noreturn]] void refuse(const std::string &why) { throw std::invalid_argument(why); }
 
@@ -52,7 +61,73 @@ void check_offsets(const std::vector<int64_t> &offsets, int64_t reached, int64_t
         if (offset < 0 || reached < 0 || offset + reached > page_bytes) refuse("nests: loops leave their page");
 }
 
+bool in_place(const Nest &nest) { return nest.source.row_bytes > 0 && nest.target.row_bytes > 0; }
+
+// Rows are then looped over too, in the order in which the source has them.
+void add_rows(Nest &nest, int64_t tokens) {
+    nest.cast.loops.push_back({tokens, nest.source.row_bytes, nest.target.row_bytes, nest.source.scale_row_bytes,
+                               nest.target.scale_row_bytes});
+    std::stable_sort(nest.cast.loops.begin(), nest.cast.loops.end(),
+                     [](const CastLoop &a, const CastLoop &b) { return a.source > b.source; });
+}
+
 } // namespace
+
+// Rows on their way: collected until there are as many as change their type together.
+class Batch {
+  public:
+    Batch(const Shape &shape, const CopyVariant &variant, CastRows cast, bool stream)
+        : variant_(variant), cast_(cast), stream_(stream),
+          row_bytes_(shape.dims * int64_t(dtype_bytes(shape.target))),
+          source_tile_bytes_(lines(shape.tokens * shape.dims * int64_t(dtype_bytes(shape.source)))),
+          target_tile_bytes_(lines(shape.tokens * row_bytes_)),
+          memory_(size_t(source_tile_bytes_ + target_tile_bytes_ + lines(row_bytes_) * Rows::kMost + kLine)) {
+        rows_.dims = shape.dims;
+        base_ = memory_.data() + (-reinterpret_cast<uintptr_t>(memory_.data()) & (kLine - 1));
+    }
+    uint8_t *source_tile() { return base_; }
+    uint8_t *target_tile() { return base_ + source_tile_bytes_; }
+    int64_t row_bytes() const { return row_bytes_; }
+    bool streams() const { return stream_; }
+
+    void push(const RowPlace &place) {
+        int row = rows_.count++;
+        rows_.source[row] = place.source, rows_.source_scale[row] = 1.0f;
+        if (place.source_scale) std::memcpy(&rows_.source_scale[row], place.source_scale, 4);
+        streamed_[row] = stream_ && reinterpret_cast<uintptr_t>(place.target) % kLine == 0 &&
+                                 row_bytes_ % kLine == 0 && !of_tile(place.target)
+                             ? place.target
+                             : nullptr;
+        rows_.target[row] = streamed_[row] ? staged(row) : place.target;
+        target_scale_[row] = place.target_scale;
+        if (rows_.count == Rows::kMost) flush();
+    }
+    void flush() {
+        if (rows_.count == 0) return;
+        cast_(rows_);
+        for (int row = 0; row < rows_.count; ++row) {
+            if (streamed_[row]) variant_.stream(rows_.target[row], streamed_[row], row_bytes_);
+            if (target_scale_[row]) std::memcpy(target_scale_[row], &rows_.target_scale[row], 4);
+        }
+        rows_.count = 0;
+    }
+
+  private:
+    static int64_t lines(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+    uint8_t *staged(int row) { return base_ + source_tile_bytes_ + target_tile_bytes_ + row * lines(row_bytes_); }
+    bool of_tile(const uint8_t *target) const {
+        return target >= memory_.data() && target < memory_.data() + memory_.size();
+    }
+
+    const CopyVariant &variant_;
+    CastRows cast_;
+    bool stream_;
+    int64_t row_bytes_, source_tile_bytes_, target_tile_bytes_;
+    std::vector<uint8_t> memory_;
+    uint8_t *base_;
+    Rows rows_;
+    uint8_t *streamed_[Rows::kMost], *target_scale_[Rows::kMost];
+};
 
 Converter::Converter(std::vector<Nest> nests, const Shape &shape, int64_t source_page_bytes,
                      int64_t target_page_bytes, const CopyVariant &variant)
@@ -65,11 +140,13 @@ Converter::Converter(std::vector<Nest> nests, const Shape &shape, int64_t source
     if (!source_chunks_ || !target_chunks_) refuse("nests: no offsets");
     source_scaled_ = !nests_[0].source.scale_offsets.empty();
     target_scaled_ = !nests_[0].target.scale_offsets.empty();
-    for (const Nest &nest : nests_) {
+    for (Nest &nest : nests_) {
         check_nest(nest);
         source_regions_ = std::max(source_regions_, nest.source.region + 1);
         target_regions_ = std::max(target_regions_, nest.target.region + 1);
-        if (nest.casts) row_ = variant_.row(shape_.source, source_scaled_, shape_.target, target_scaled_);
+        if (!nest.casts) continue;
+        rows_ = variant_.rows(shape_.source, source_scaled_, shape_.target, target_scaled_);
+        if (in_place(nest)) add_rows(nest, shape_.tokens);
     }
 }
 
@@ -101,19 +178,12 @@ int64_t Converter::block_bytes(const Side &side, const std::vector<Loop> &loops,
 }
 
 void Converter::check_scales(const Nest &nest) const {
-    if (nest.cast.scale_steps.size() != nest.loops.size()) refuse("nests: scale_steps are not of the loops");
-    std::vector<Loop> steps;
-    for (size_t i = 0; i < nest.loops.size(); ++i)
-        steps.push_back({nest.loops[i].extent, nest.cast.scale_steps[i].source, nest.cast.scale_steps[i].target});
+    std::vector<Loop> steps{{shape_.tokens, nest.source.scale_row_bytes, nest.target.scale_row_bytes}};
+    for (const CastLoop &loop : nest.cast.loops) steps.push_back({loop.extent, loop.source_scale, loop.target_scale});
     check_loops(steps);
     auto check = [&](const Side &side, bool scaled, size_t chunks, int64_t Loop::*stride, int64_t page_bytes) {
-        if (side.scale_offsets.size() != (scaled ? chunks : 0) ||
-            side.scale_rows.size() != (scaled ? size_t(shape_.tokens) : 0))
-            refuse("nests: inconsistent scales");
-        for (int64_t row : side.scale_rows) {
-            if (row < 0) refuse("nests: a negative scale row");
-            check_offsets(side.scale_offsets, reach(steps, row + 4, stride), page_bytes);
-        }
+        if (side.scale_offsets.size() != (scaled ? chunks : 0)) refuse("nests: inconsistent scales");
+        check_offsets(side.scale_offsets, reach(steps, 4, stride), page_bytes);
     };
     check(nest.source, source_scaled_, source_chunks_, &Loop::source, source_page_bytes_);
     check(nest.target, target_scaled_, target_chunks_, &Loop::target, target_page_bytes_);
@@ -141,61 +211,68 @@ void Converter::run(const std::vector<Region> &source, Pages source_pages, const
     check_side("source", source, source_pages, source_page_bytes_, source_regions_);
     check_side("target", target, target_pages, target_page_bytes_, target_regions_);
     DefaultRounding rounding;
-    std::vector<uint8_t> tiles(row_ ? tile_bytes(shape_.source) + tile_bytes(shape_.target) : 0);
+    bool stream = target_pages.count * target_page_bytes_ * target_regions_ >= kStreamBytes;
+    std::optional<Batch> batch;
+    if (rows_) batch.emplace(shape_, variant_, rows_, stream);
     for (const Nest &nest : nests_) {
         const Region &from = source[size_t(nest.source.region)], &to = target[size_t(nest.target.region)];
         for (int64_t chunk = 0; chunk < source_pages.count * int64_t(source_chunks_); ++chunk) {
             size_t s = size_t(chunk) % source_chunks_, t = size_t(chunk) % target_chunks_;
             const uint8_t *read = from.data + source_pages.ids[chunk / int64_t(source_chunks_)] * source_page_bytes_;
             uint8_t *written = to.data + target_pages.ids[chunk / int64_t(target_chunks_)] * target_page_bytes_;
-            run_chunk(nest, read, s, written, t, tiles.data());
+            if (nest.casts) cast_chunk(nest, read, s, written, t, *batch);
+            else
+                variant_.copy(nest.loops.data(), nest.loops.size(), nest.run_bytes, read + nest.source.offsets[s],
+                              written + nest.target.offsets[t], stream);
         }
     }
+    if (batch) batch->flush();
+    if (stream) store_fence();
 }
 
-void Converter::run_chunk(const Nest &nest, const uint8_t *read, size_t source_chunk, uint8_t *written,
-                          size_t target_chunk, uint8_t *tiles) const {
-    const uint8_t *source = read + nest.source.offsets[source_chunk];
-    uint8_t *target = written + nest.target.offsets[target_chunk];
-    if (!nest.casts)
-        return variant_.copy(nest.loops.data(), nest.loops.size(), nest.run_bytes, source, target);
-    Block block{source, source_scaled_ ? read + nest.source.scale_offsets[source_chunk] : nullptr, target,
-                target_scaled_ ? written + nest.target.scale_offsets[target_chunk] : nullptr};
-    cast_blocks(nest, 0, block, tiles);
+void Converter::cast_chunk(const Nest &nest, const uint8_t *read, size_t source_chunk, uint8_t *written,
+                           size_t target_chunk, Batch &batch) const {
+    walk(nest, 0,
+         {read + nest.source.offsets[source_chunk],
+          source_scaled_ ? read + nest.source.scale_offsets[source_chunk] : nullptr,
+          written + nest.target.offsets[target_chunk],
+          target_scaled_ ? written + nest.target.scale_offsets[target_chunk] : nullptr},
+         batch);
 }
 
-void Converter::cast_blocks(const Nest &nest, size_t depth, Block block, uint8_t *tiles) const {
-    if (depth == nest.loops.size()) return cast_block(nest, block, tiles);
-    const Loop &loop = nest.loops[depth];
-    const ScaleStep &scale = nest.cast.scale_steps[depth];
+void Converter::walk(const Nest &nest, size_t depth, RowPlace place, Batch &batch) const {
+    if (depth == nest.cast.loops.size())
+        return in_place(nest) ? batch.push(place) : cast_block(nest, place, batch);
+    const CastLoop &loop = nest.cast.loops[depth];
     for (int64_t i = 0; i < loop.extent; ++i) {
-        cast_blocks(nest, depth + 1, block, tiles);
-        block.source += loop.source, block.target += loop.target;
-        if (source_scaled_) block.source_scales += scale.source;
-        if (target_scaled_) block.target_scales += scale.target;
+        walk(nest, depth + 1, place, batch);
+        place.source += loop.source, place.target += loop.target;
+        if (source_scaled_) place.source_scale += loop.source_scale;
+        if (target_scaled_) place.target_scale += loop.target_scale;
     }
 }
 
-void Converter::cast_block(const Nest &nest, const Block &block, uint8_t *tiles) const {
-    const Side &from = nest.source, &to = nest.target;
-    const uint8_t *source = block.source;
-    uint8_t *target = block.target;
-    int64_t source_row = from.row_bytes, target_row = to.row_bytes;
-    int64_t source_element = int64_t(dtype_bytes(shape_.source));
-    int64_t target_element = int64_t(dtype_bytes(shape_.target));
+// Rows that do not lie in rows on their side go through a tile of one block.
+void Converter::cast_block(const Nest &nest, const RowPlace &block, Batch &batch) const {
+    RowPlace place = block;
+    int64_t source_row = nest.source.row_bytes, target_row = nest.target.row_bytes;
     if (!source_row) {
-        variant_.copy(nest.cast.gather.data(), nest.cast.gather.size(), source_element, source, tiles);
-        source = tiles, source_row = shape_.dims * source_element;
+        place.source = batch.source_tile();
+        source_row = shape_.dims * int64_t(dtype_bytes(shape_.source));
+        variant_.copy(nest.cast.gather.data(), nest.cast.gather.size(), int64_t(dtype_bytes(shape_.source)),
+                      block.source, batch.source_tile(), false);
     }
-    if (!target_row) target = tiles + tile_bytes(shape_.source), target_row = shape_.dims * target_element;
+    if (!target_row) place.target = batch.target_tile(), target_row = batch.row_bytes();
     for (int64_t token = 0; token < shape_.tokens; ++token) {
-        float read = 1.0f, written = 0.0f;
-        if (source_scaled_) std::memcpy(&read, block.source_scales + from.scale_rows[size_t(token)], 4);
-        row_(source + token * source_row, read, target + token * target_row, &written, shape_.dims);
-        if (target_scaled_) std::memcpy(block.target_scales + to.scale_rows[size_t(token)], &written, 4);
+        batch.push(place);
+        place.source += source_row, place.target += target_row;
+        if (source_scaled_) place.source_scale += nest.source.scale_row_bytes;
+        if (target_scaled_) place.target_scale += nest.target.scale_row_bytes;
     }
-    if (!to.row_bytes)
-        variant_.copy(nest.cast.scatter.data(), nest.cast.scatter.size(), target_element, target, block.target);
+    batch.flush();
+    if (!nest.target.row_bytes)
+        variant_.copy(nest.cast.scatter.data(), nest.cast.scatter.size(), int64_t(dtype_bytes(shape_.target)),
+                      batch.target_tile(), block.target, batch.streams());
 }
 
 const CopyVariant &choose_copy_variant(const std::string &name) {

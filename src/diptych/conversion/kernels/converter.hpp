@@ -17,6 +17,13 @@ struct Pages {
     int64_t count;
 };
 
+struct RowPlace { // of one row, or of the first one of a block
+    const uint8_t *source, *source_scale; // scales: null where there are none
+    uint8_t *target, *target_scale;
+};
+
+class Batch;
+
 class Converter {
   public:
     // `page_bytes`: of one page in each region of a side. Throws std::invalid_argument naming what is
@@ -30,21 +37,16 @@ class Converter {
     const char *isa() const { return variant_.name; }
 
   private:
-    struct Block {
-        const uint8_t *source, *source_scales; // scales: null where there are none
-        uint8_t *target, *target_scales;
-    };
     void check_nest(const Nest &nest) const;
     int64_t block_bytes(const Side &side, const std::vector<Loop> &loops, Dtype dtype, int64_t Loop::*own,
                         int64_t Loop::*tile) const;
     void check_scales(const Nest &nest) const;
     void check_side(const char *name, const std::vector<Region> &pool, Pages pages, int64_t page_bytes,
                     int64_t regions) const;
-    void run_chunk(const Nest &nest, const uint8_t *read, size_t source_chunk, uint8_t *written,
-                   size_t target_chunk, uint8_t *tiles) const;
-    void cast_blocks(const Nest &nest, size_t depth, Block block, uint8_t *tiles) const;
-    void cast_block(const Nest &nest, const Block &block, uint8_t *tiles) const;
-    size_t tile_bytes(Dtype dtype) const { return size_t(shape_.tokens * shape_.dims) * dtype_bytes(dtype); }
+    void cast_chunk(const Nest &nest, const uint8_t *read, size_t source_chunk, uint8_t *written,
+                    size_t target_chunk, Batch &batch) const;
+    void walk(const Nest &nest, size_t depth, RowPlace place, Batch &batch) const;
+    void cast_block(const Nest &nest, const RowPlace &block, Batch &batch) const;
 
     std::vector<Nest> nests_;
     Shape shape_;
@@ -53,7 +55,7 @@ class Converter {
     int64_t source_regions_ = 0, target_regions_ = 0;
     bool source_scaled_, target_scaled_;
     const CopyVariant &variant_;
-    CastRow row_ = nullptr;
+    CastRows rows_ = nullptr;
 };
 
 const CopyVariant &choose_copy_variant(const std::string &name);

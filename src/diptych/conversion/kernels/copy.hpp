@@ -2,12 +2,21 @@
 // transposition (one loop steps by an element on the source's side, another on the target's), or single
 // elements. Transpositions go by blocks of registers, so that both sides are touched in whole lines.
 //
+// A large copy is streamed: whole lines go past the caches (non-temporal stores), because reading a line
+// only to overwrite it would cost as much as the read that is wanted. That needs lines that are written
+// from end to end, so a nest is streamed only where its target is made of whole, aligned lines.
+//
 // In an unnamed namespace: compiled once for each instruction set, see lanes.hpp.
 #pragma once
 #include "plan.hpp"
 
 #include <algorithm>
 #include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace {
 
@@ -25,8 +34,23 @@ template <class V> COPY_INLINE V read(const uint8_t *source) {
     std::memcpy(&out, source, sizeof out);
     return out;
 }
-template <class V> COPY_INLINE void write(uint8_t *target, const V &value) {
+template <bool kStream, class V> COPY_INLINE void write(uint8_t *target, const V &value) {
+#if defined(__SSE2__)
+    if constexpr (kStream) return _mm_stream_si128(reinterpret_cast<__m128i *>(target), reinterpret_cast<__m128i>(value));
+#endif
     std::memcpy(target, &value, sizeof value);
+}
+constexpr int64_t kLine = 64;
+COPY_INLINE void stream_line(uint8_t *target, const uint8_t *source) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i *>(target), _mm512_loadu_si512(source));
+#elif defined(__AVX2__)
+    for (int i = 0; i < 2; ++i)
+        _mm256_stream_si256(reinterpret_cast<__m256i *>(target) + i,
+                            _mm256_loadu_si256(reinterpret_cast<const __m256i *>(source) + i));
+#else
+    for (int i = 0; i < 4; ++i) write<true>(target + 16 * i, read<Line>(source + 16 * i));
+#endif
 }
 
 // Lanes of a and b in turns: the lower halves of both, or the upper ones.
@@ -58,7 +82,7 @@ struct Matrix { // target[column * target_step + row * unit] = source[row * sour
 };
 
 // rows x rows elements: each round of zips sorts by one more bit of the row number.
-template <class U> COPY_INLINE void square(const uint8_t *source, uint8_t *target, const Matrix &m) {
+template <class U, bool kStream> COPY_INLINE void square(const uint8_t *source, uint8_t *target, const Matrix &m) {
     using V = typename Lanes<U>::Vector;
     constexpr int kCount = int(sizeof(V) / sizeof(U));
     V lane[kCount], next[kCount];
@@ -70,11 +94,7 @@ template <class U> COPY_INLINE void square(const uint8_t *source, uint8_t *targe
         }
         _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) lane[i] = next[i];
     }
-    _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) write(target + i * m.target_step, lane[i]);
-}
-
-template <class U> COPY_INLINE void single(const uint8_t *source, uint8_t *target) {
-    write(target, read<U>(source));
+    _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) write<kStream>(target + i * m.target_step, lane[i]);
 }
 
 template <class U>
@@ -82,25 +102,25 @@ COPY_INLINE void rectangle(const uint8_t *source, uint8_t *target, const Matrix 
                            int64_t column, int64_t columns) {
     for (int64_t c = column; c < columns; ++c)
         for (int64_t r = row; r < rows; ++r)
-            single<U>(source + r * m.source_step + c * int64_t(sizeof(U)),
-                      target + c * m.target_step + r * int64_t(sizeof(U)));
+            std::memcpy(target + c * m.target_step + r * int64_t(sizeof(U)),
+                        source + r * m.source_step + c * int64_t(sizeof(U)), sizeof(U));
 }
 
 // Two rows into one line of pairs.
-template <class U> COPY_INLINE void zip(const uint8_t *source, uint8_t *target, const Matrix &m) {
+template <class U, bool kStream> COPY_INLINE void zip(const uint8_t *source, uint8_t *target, const Matrix &m) {
     using V = typename Lanes<U>::Vector;
     constexpr int64_t kCount = sizeof(V) / sizeof(U), kUnit = sizeof(U);
     int64_t c = 0;
     for (; c + kCount <= m.columns; c += kCount) {
         V a = read<V>(source + c * kUnit), b = read<V>(source + m.source_step + c * kUnit);
-        write(target + 2 * c * kUnit, zip_low(a, b));
-        write(target + 2 * c * kUnit + int64_t(sizeof(V)), zip_high(a, b));
+        write<kStream>(target + 2 * c * kUnit, zip_low(a, b));
+        write<kStream>(target + 2 * c * kUnit + int64_t(sizeof(V)), zip_high(a, b));
     }
     rectangle<U>(source, target, m, 0, 2, c, m.columns);
 }
 
 // One line of pairs into two rows: zipping a vector's halves log2(count) times less one undoes it.
-template <class U> COPY_INLINE void unzip(const uint8_t *source, uint8_t *target, const Matrix &m) {
+template <class U, bool kStream> COPY_INLINE void unzip(const uint8_t *source, uint8_t *target, const Matrix &m) {
     using V = typename Lanes<U>::Vector;
     constexpr int64_t kCount = sizeof(V) / sizeof(U), kUnit = sizeof(U);
     int64_t r = 0;
@@ -110,20 +130,20 @@ template <class U> COPY_INLINE void unzip(const uint8_t *source, uint8_t *target
             V low = zip_low(a, b), high = zip_high(a, b);
             a = low, b = high;
         }
-        write(target + r * kUnit, a);
-        write(target + m.target_step + r * kUnit, b);
+        write<kStream>(target + r * kUnit, a);
+        write<kStream>(target + m.target_step + r * kUnit, b);
     }
     rectangle<U>(source, target, m, r, m.rows, 0, 2);
 }
 
-template <class U> void transpose(const uint8_t *source, uint8_t *target, const Matrix &m) {
+template <class U, bool kStream> void transpose(const uint8_t *source, uint8_t *target, const Matrix &m) {
     constexpr int64_t kCount = 16 / sizeof(U), kUnit = sizeof(U);
-    if (m.rows == 2 && m.target_step == 2 * kUnit) return zip<U>(source, target, m);
-    if (m.columns == 2 && m.source_step == 2 * kUnit) return unzip<U>(source, target, m);
+    if (m.rows == 2 && m.target_step == 2 * kUnit) return zip<U, kStream>(source, target, m);
+    if (m.columns == 2 && m.source_step == 2 * kUnit) return unzip<U, kStream>(source, target, m);
     int64_t rows = m.rows / kCount * kCount, columns = m.columns / kCount * kCount;
     for (int64_t c = 0; c < columns; c += kCount)
         for (int64_t r = 0; r < rows; r += kCount)
-            square<U>(source + r * m.source_step + c * kUnit, target + c * m.target_step + r * kUnit, m);
+            square<U, kStream>(source + r * m.source_step + c * kUnit, target + c * m.target_step + r * kUnit, m);
     rectangle<U>(source, target, m, rows, m.rows, 0, columns);
     rectangle<U>(source, target, m, 0, m.rows, columns, m.columns);
 }
@@ -131,6 +151,15 @@ template <class U> void transpose(const uint8_t *source, uint8_t *target, const 
 template <int64_t kBytes> void fixed_runs(const Loop &loop, int64_t, const uint8_t *source, uint8_t *target) {
     for (int64_t i = 0; i < loop.extent; ++i, source += loop.source, target += loop.target)
         std::memcpy(target, source, kBytes);
+}
+
+void stream_bytes(const uint8_t *source, uint8_t *target, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += kLine) stream_line(target + at, source + at);
+}
+
+inline void streamed_runs(const Loop &loop, int64_t bytes, const uint8_t *source, uint8_t *target) {
+    for (int64_t i = 0; i < loop.extent; ++i, source += loop.source, target += loop.target)
+        stream_bytes(source, target, bytes);
 }
 
 inline void runs(const Loop &loop, int64_t bytes, const uint8_t *source, uint8_t *target) {
@@ -158,14 +187,25 @@ inline Runs runs_of(int64_t bytes) {
 
 using Transpose = void (*)(const uint8_t *, uint8_t *, const Matrix &);
 
-inline Transpose transpose_of(int64_t unit) {
+template <bool kStream> Transpose transpose_of(int64_t unit) {
     switch (unit) {
-    case 1: return transpose<uint8_t>;
-    case 2: return transpose<uint16_t>;
-    case 4: return transpose<uint32_t>;
-    case 8: return transpose<uint64_t>;
+    case 1: return transpose<uint8_t, kStream>;
+    case 2: return transpose<uint16_t, kStream>;
+    case 4: return transpose<uint32_t, kStream>;
+    case 8: return transpose<uint64_t, kStream>;
     default: return nullptr;
     }
+}
+
+// Whether a transposition writes lines from end to end. Of a zip the line is along the columns.
+inline bool whole_lines(const Matrix &m, int64_t unit) {
+    if (m.rows == 2 && m.target_step == 2 * unit) return m.columns * 2 * unit % kLine == 0;
+    return m.rows * unit % kLine == 0 && m.columns * unit % 16 == 0 && m.target_step % kLine == 0;
+}
+
+inline bool aligned(const uint8_t *target, const Loop *loops, size_t count) {
+    return reinterpret_cast<uintptr_t>(target) % kLine == 0 &&
+           std::all_of(loops, loops + count, [](const Loop &loop) { return loop.target % kLine == 0; });
 }
 
 template <class Inner>
@@ -177,25 +217,27 @@ void outer(const Loop *loops, size_t count, const uint8_t *source, uint8_t *targ
 
 constexpr size_t kLoopsMax = 40;
 
-void copy_nest(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target) {
-    if (count == 0) {
-        std::memcpy(target, source, size_t(run_bytes));
-        return;
-    }
-    Loop own[kLoopsMax];
-    std::copy(loops, loops + count, own);
-    const Loop &last = own[count - 1];
+void copy_nest(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target,
+               bool stream) {
+    Loop own[kLoopsMax] = {};
+    if (count == 0) own[count++] = {1, run_bytes, run_bytes};
+    else std::copy(loops, loops + count, own);
+    const Loop last = own[count - 1];
     Loop *along = std::find_if(own, own + count, [&](const Loop &l) { return l.source == run_bytes; });
-    Transpose turn = last.target == run_bytes ? transpose_of(run_bytes) : nullptr;
+    Transpose turn = last.target == run_bytes ? transpose_of<false>(run_bytes) : nullptr;
     if (turn && along < own + count - 1) {
         Matrix m{last.extent, last.source, along->extent, along->target};
         std::rotate(along, along + 1, own + count - 1);
-        return outer(own, count - 2, source, target,
-                     [&](const uint8_t *s, uint8_t *t) { turn(s, t, m); });
+        if (stream && whole_lines(m, run_bytes) && aligned(target, own, count - 2))
+            turn = transpose_of<true>(run_bytes);
+        return outer(own, count - 2, source, target, [&](const uint8_t *s, uint8_t *t) { turn(s, t, m); });
     }
-    Runs copied = runs_of(run_bytes);
+    bool streamed = stream && run_bytes % kLine == 0 && aligned(target, own, count);
+    Runs copied = streamed ? streamed_runs : runs_of(run_bytes);
+    if (run_bytes >= kLine) // reads wait and writes do not: whole lines are read in their order
+        std::sort(own, own + count, [](const Loop &a, const Loop &b) { return a.source > b.source; });
     outer(own, count - 1, source, target,
-          [&](const uint8_t *s, uint8_t *t) { copied(last, run_bytes, s, t); });
+          [&](const uint8_t *s, uint8_t *t) { copied(own[count - 1], run_bytes, s, t); });
 }
 
 } // namespace

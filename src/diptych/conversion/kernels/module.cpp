@@ -24,7 +24,7 @@ using Ids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cp
 using Numbers = std::vector<int64_t>;
 using LoopTuple = std::tuple<int64_t, int64_t, int64_t>; // extent, source stride, target stride
 using Loops = std::vector<LoopTuple>;
-using SideTuple = std::tuple<int64_t, Numbers, int64_t, Numbers, Numbers>;
+using SideTuple = std::tuple<int64_t, Numbers, int64_t, Numbers, int64_t>;
 using CastTuple = std::tuple<bool, Loops, Loops, std::vector<std::tuple<int64_t, int64_t>>>;
 using NestTuple = std::tuple<SideTuple, SideTuple, Loops, int64_t, CastTuple>;
 
@@ -35,8 +35,8 @@ std::vector<Loop> loops_of(const Loops &tuples) {
 }
 
 Side side_of(const SideTuple &tuple) {
-    const auto &[region, offsets, row_bytes, scale_offsets, scale_rows] = tuple;
-    return {region, offsets, row_bytes, scale_offsets, scale_rows};
+    const auto &[region, offsets, row_bytes, scale_offsets, scale_row_bytes] = tuple;
+    return {region, offsets, row_bytes, scale_offsets, scale_row_bytes};
 }
 
 Nest nest_of(const NestTuple &tuple) {
@@ -46,7 +46,13 @@ Nest nest_of(const NestTuple &tuple) {
     nest.source = side_of(source), nest.target = side_of(target), nest.loops = loops_of(loops);
     nest.run_bytes = run_bytes, nest.casts = casts;
     nest.cast.gather = loops_of(gather), nest.cast.scatter = loops_of(scatter);
-    for (const auto &[from, to] : scale_steps) nest.cast.scale_steps.push_back({from, to});
+    if (casts && scale_steps.size() != nest.loops.size())
+        throw std::invalid_argument("nests: scale steps are not of the loops");
+    for (size_t i = 0; casts && i < nest.loops.size(); ++i) {
+        const Loop &loop = nest.loops[i];
+        const auto &[from, to] = scale_steps[i];
+        nest.cast.loops.push_back({loop.extent, loop.source, loop.target, from, to});
+    }
     return nest;
 }
 

@@ -22,20 +22,21 @@ inline size_t dtype_bytes(Dtype dtype) {
     }
 }
 
-struct ScaleStep {
-    int64_t source, target;
+struct CastLoop { // over blocks or rows
+    int64_t extent, source, target, source_scale, target_scale;
 };
 
 struct Cast {
     std::vector<Loop> gather, scatter; // empty: rows are read, or written, in place
-    std::vector<ScaleStep> scale_steps; // of each loop of the nest
+    std::vector<CastLoop> loops;       // over blocks; over rows where both sides are in place
 };
 
 struct Side {
     int64_t region = 0;
     std::vector<int64_t> offsets; // of each chunk in a page
     int64_t row_bytes = 0;
-    std::vector<int64_t> scale_offsets, scale_rows; // empty: no scales
+    std::vector<int64_t> scale_offsets; // empty: no scales
+    int64_t scale_row_bytes = 0;
 };
 
 struct Nest {
@@ -51,15 +52,27 @@ struct Shape { // of the blocks that change their type
     int64_t tokens, dims; // of one block
 };
 
-// One block row: `dims` values with their scale, where there is one.
-using CastRow = void (*)(const uint8_t *source, float source_scale, uint8_t *target, float *target_scale,
-                         int64_t dims);
+// Rows that change their type together: `dims` values each, with a scale where there is one.
+struct Rows {
+    static constexpr int kMost = 16;
+    int count = 0;
+    int64_t dims;
+    const uint8_t *source[kMost];
+    float source_scale[kMost];
+    uint8_t *target[kMost];
+    float target_scale[kMost];
+};
+using CastRows = void (*)(Rows &rows);
 
 // Everything that is compiled once for each instruction set.
 struct CopyVariant {
     const char *name;
-    void (*copy)(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target);
-    CastRow (*row)(Dtype source, bool source_scaled, Dtype target, bool target_scaled);
+    // `stream`: past the caches where whole lines are written; to be followed by a store fence.
+    void (*copy)(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target,
+                 bool stream);
+    // Lines past the caches: `bytes` is a multiple of 64, and `target` is aligned to it.
+    void (*stream)(const uint8_t *source, uint8_t *target, int64_t bytes);
+    CastRows (*rows)(Dtype source, bool source_scaled, Dtype target, bool target_scaled);
 };
 
 const CopyVariant &copy_variant_plain();

@@ -4,7 +4,7 @@
 namespace diptych {
 
 const CopyVariant &copy_variant_avx2() {
-    static const CopyVariant variant{"avx2", copy_nest, cast_row};
+    static const CopyVariant variant{"avx2", copy_nest, stream_bytes, cast_rows};
     return variant;
 }
 

@@ -4,7 +4,7 @@
 namespace diptych {
 
 const CopyVariant &copy_variant_plain() {
-    static const CopyVariant variant{"plain", copy_nest, cast_row};
+    static const CopyVariant variant{"plain", copy_nest, stream_bytes, cast_rows};
     return variant;
 }
 

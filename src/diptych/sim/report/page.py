@@ -10,7 +10,7 @@ from diptych.sim.report.svg import Series, bars, cumulative, plot
 from diptych.sim.report.terminal import number, size
 from diptych.sim.timed.meter import Meter
 
-_STYLE = """
+STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
   color: #0f172a; background: #fff; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 0 0 .4rem; }
@@ -32,7 +32,7 @@ def page(found: Figures, meter: Meter, about: Sequence[tuple[str, str]]) -> str:
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>diptych simulate</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Simulated fleet</h1>"
+        f"<style>{STYLE}</style></head><body><h1>Simulated fleet</h1>"
         f"{_pairs(about)}<section><h2>Figures</h2>{_latencies(found)}{_pairs(_words(found))}</section><br>"
         f'<div class="plots">{plots}</div></body></html>\n'
     )

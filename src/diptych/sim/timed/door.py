@@ -9,7 +9,7 @@ from diptych.core.ids import CONTROL, Attempt, RequestId
 from diptych.sim import events
 from diptych.sim.driver import Happening, Outside
 from diptych.sim.events import Violation
-from diptych.sim.timed.stream import LastFrame, Stream
+from diptych.sim.timed.stream import Stream
 from diptych.sim.workloads.ask import Ask
 
 DOOR = "door-0"
@@ -35,7 +35,7 @@ class Door:
         row = _ROWS.get(type(event))
         if row is None:
             raise Violation("door cannot take it", repr(event))
-        row(self, event)
+        row(self, now_ns, event)
 
     def ask(self, now_ns: int, ask: Ask, delay_ns: int = 0) -> None:
         """A client sends its request, which is here and read after `delay_ns`."""
@@ -60,21 +60,13 @@ class Door:
         else:
             self.outside.send(DOOR, CONTROL, arrived)
 
-    def _joined(self, event: events.ControlUp) -> None:
+    def _joined(self, now_ns: int, event: events.ControlUp) -> None:
         self.outside.send(DOOR, CONTROL, facts.DoorJoined(door=DOOR))
 
-    def _last_frame(self, event: LastFrame) -> None:
-        stream = self.streams.get(event.request)
-        if stream is not None:
-            stream.landed += 1
-            self._close_if_closed(stream)
+    def _routed(self, now_ns: int, event: facts.RequestRouted) -> None:
+        """Where a request went is of no account here: tokens are counted where they are made."""
 
-    def _routed(self, event: facts.RequestRouted) -> None:
-        stream = self.streams.get(event.request)
-        if stream is not None and event.attempt > stream.drained:
-            stream.attempt = event.attempt
-
-    def _broken(self, event: events.PauseFrame | facts.StreamInterrupted) -> None:
+    def _broken(self, now_ns: int, event: events.PauseFrame | facts.StreamInterrupted) -> None:
         """What the attempt's worker sent came the same way at the same speed, so it is all here."""
         stream = self.streams.get(event.request)
         attempt: Attempt | None = event.attempt
@@ -89,28 +81,23 @@ class Door:
         )
         self.outside.send(DOOR, CONTROL, fact)
 
-    def _ended(self, event: facts.RequestEnded | facts.RequestRejected) -> None:
-        stream = self.streams.get(event.request)
+    def _ended(self, now_ns: int, event: facts.RequestEnded | facts.RequestRejected) -> None:
+        stream = self.streams.pop(event.request, None)
         if stream is None:
             return
-        stream.told_end = True
         if isinstance(event, facts.RequestRejected):
             stream.failure = event.kind
         else:
             stream.record = event.record
             stream.failure = event.failure
-        self._close_if_closed(stream)
-
-    def _close_if_closed(self, stream: Stream) -> None:
-        if stream.closed():
-            del self.streams[stream.ask.request]
-            self.closed(stream)
+        if stream.failure is None and not stream.complete(now_ns):
+            raise Violation("the end came before the last token", event.request)
+        self.closed(stream)
 
 
 _ROWS: dict[type[Happening], Callable[..., None]] = {
     events.ControlUp: Door._joined,
     events.PauseFrame: Door._broken,
-    LastFrame: Door._last_frame,
     facts.RequestRouted: Door._routed,
     facts.StreamInterrupted: Door._broken,
     facts.RequestEnded: Door._ended,

@@ -97,31 +97,36 @@ class Meter:
 
     # ---- runs ---------------------------------------------------------------------------------------
 
-    def ran(self, worker: Incarnation, run: Run, steps: int, now_ns: int) -> None:
+    def time_of(self, worker: Incarnation) -> WorkerTime:
+        """Of all its incarnations together."""
+        return self.workers.setdefault(worker_name(worker), WorkerTime())
+
+    def ran(self, worker: Incarnation, time: WorkerTime, run: Run, steps: int, end_ps: int) -> None:
+        """So many steps of a run, the last of which ended then."""
+        before, prompts = run.before, run.action.prompts
         self.runs += 1
-        time = self.workers.get(worker_name(worker))
-        if time is None:
-            time = self.workers[worker_name(worker)] = WorkerTime()
         time.runs += 1
         time.steps += steps
-        time.ended_early += steps < run.action.steps_max
-        time.output_tokens += run.before * steps + len(run.fresh) * steps
-        first_ps = run.at_ps(1) - run.origin_ps
-        time.decode_ps += run.at_ps(steps) - run.at_ps(1)
-        if not run.action.prompts:
+        if steps < run.action.steps_max:
+            time.ended_early += 1
+        time.output_tokens += (before + len(run.fresh)) * steps
+        first_end_ps = end_ps if steps == 1 else run.at_ps(1)
+        first_ps = first_end_ps - run.origin_ps
+        time.decode_ps += end_ps - first_end_ps
+        for span in prompts:
+            time.prompt_tokens += span.count
+        if not prompts:
             time.decode_ps += first_ps
+        elif before:
+            time.mixed_ps += first_ps
         else:
-            time.prompt_tokens += sum(span.count for span in run.action.prompts)
-            if run.before:
-                time.mixed_ps += first_ps
-            else:
-                time.prompt_ps += first_ps
-        if run.before:
-            self.gaps[_rounded((first_ps + run.since_ps) // PS_PER_NS)] += run.before
+            time.prompt_ps += first_ps
+        if before:
+            self.gaps[_rounded((first_ps + run.since_ps) // PS_PER_NS)] += before
         if steps > 1:
             self._later_gaps(run, steps)
         if self.tracer is not None:
-            self.tracer.ran(worker, run, steps, run.origin_ps // PS_PER_NS, now_ns)
+            self.tracer.ran(worker, run, steps, run.origin_ps // PS_PER_NS, end_ps // PS_PER_NS)
 
     def _later_gaps(self, run: Run, steps: int) -> None:
         members = run.before + len(run.fresh)

@@ -61,7 +61,7 @@ class Clients:
         self._tick()
 
     def done(self) -> bool:
-        return not self.open and not self.waiting
+        return not (self.open or self.waiting)
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         if isinstance(event, Asked):

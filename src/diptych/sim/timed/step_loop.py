@@ -6,7 +6,6 @@ moment of every step border is a sum with a closed form, and `EndRun` picks the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from heapq import heappop, heappush
 
 from diptych.core import facts
@@ -116,16 +115,15 @@ class StepLoop:
         page_tokens: int,
         streams: dict[RequestId, Stream],
         meter: Meter,
-        emit: Callable[[Stream, int], None],
         steps_max: int | None = None,
     ) -> None:
         self.worker = worker
+        self.name = f"loop {worker}"
         self.costs = costs
         self.page_tokens = page_tokens
         self.streams = streams
         self.meter = meter
-        self.emit = emit
-        """Called with a sequence whose last token has left."""
+        self._time = meter.time_of(worker)
         self.steps_max = steps_max
         self.run: Run | None = None
         self.decoding = 0
@@ -221,13 +219,16 @@ class StepLoop:
     def finish(self, now_ns: int, run: int, steps: int) -> facts.StepsRan | None:
         """The answer to a run that reached its end; None where it was cut earlier, or slowed down."""
         held = self.run
-        if held is None or held.action.run != run or held.steps != steps or held.border_ns(steps) > now_ns:
+        if held is None or held.action.run != run or held.steps != steps:
+            return None
+        end_ps = held.at_ps(steps)
+        if end_ps // PS_PER_NS > now_ns:
             return None
         self.run = None
-        finished = self._complete(held, steps)
-        begun_ns = held.origin_ps // PS_PER_NS
-        self.meter.ran(self.worker, held, steps, now_ns)
-        return facts.StepsRan(run=run, steps=steps, duration_ns=now_ns - begun_ns, finished=finished)
+        finished = self._complete(held, steps, end_ps)
+        self.meter.ran(self.worker, self._time, held, steps, end_ps)
+        duration_ns = now_ns - held.origin_ps // PS_PER_NS
+        return facts.StepsRan(run=run, steps=steps, duration_ns=duration_ns, finished=finished)
 
     def died(self, now_ns: int) -> None:
         """Steps that were complete have left for the door; the one in hand is lost."""
@@ -235,18 +236,33 @@ class StepLoop:
         if held is not None:
             done = min(held.borders_passed(now_ns), held.steps)
             if done:
-                self._complete(held, done)
-                self.meter.ran(self.worker, held, done, held.border_ns(done))
+                end_ps = held.at_ps(done)
+                self._complete(held, done, end_ps)
+                self.meter.ran(self.worker, self._time, held, done, end_ps)
         for members in self._members.values():
             for member in members:
                 if not member.left:
                     self._note(member)
 
-    def _complete(self, held: Run, steps: int) -> tuple[facts.SequenceFinish, ...]:
-        self._origin_ps = held.at_ps(steps)
+    def _complete(self, held: Run, steps: int, end_ps: int) -> tuple[facts.SequenceFinish, ...]:
+        self._origin_ps = end_ps
         self.context_tokens += held.before * steps
-        first_ns = held.border_ns(1)
         self._clock += steps
+        if held.fresh:
+            self._admit(held)
+        ends = self._ends
+        if not ends or ends[0][0] > self._clock:
+            return ()
+        finished: list[facts.SequenceFinish] = []
+        while ends and ends[0][0] <= self._clock:
+            member = heappop(ends)[2]
+            if not member.left:
+                finished.append(self._finish(member))
+        return tuple(finished)
+
+    def _admit(self, held: Run) -> None:
+        """Sequences whose first token came from the run's first step decode from here on."""
+        first_ns = held.border_ns(1)
         for member in held.fresh:
             self.meter.sampled(member.stream, member.index, first_ns, held.before)
             self._members.setdefault(member.key, []).append(member)
@@ -254,12 +270,6 @@ class StepLoop:
             self.context_tokens += member.known_before + self._clock
             self._serial += 1
             heappush(self._ends, (member.ends, self._serial, member))
-        ended: list[Decoding] = []
-        while self._ends and self._ends[0][0] <= self._clock:
-            member = heappop(self._ends)[2]
-            if not member.left:
-                ended.append(member)
-        return tuple(self._finish(member) for member in ended)
 
     def _finish(self, member: Decoding) -> facts.SequenceFinish:
         stream, index = member.stream, member.index
@@ -268,7 +278,7 @@ class StepLoop:
         emitted = stream.emitted[index]
         reason = "length" if emitted >= stream.ask.tokens_max else "stop_token"
         stream.reasons[index] = reason
-        self.emit(stream, index)
+        stream.left += 1
         request, attempt = member.key
         hashes = stream.page_hashes(index, self.page_tokens)
         return facts.SequenceFinish(request, attempt, index, reason, emitted, hashes)

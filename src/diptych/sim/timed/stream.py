@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.core import facts
-from diptych.core.ids import Attempt, PageHash, RequestId
+from diptych.core.ids import Attempt, PageHash
 from diptych.sim.events import Event
 from diptych.sim.workloads.ask import Ask
 
@@ -12,13 +12,6 @@ class Asked(Event, frozen=True):
     """A client sends its request."""
 
     ask: Ask
-
-
-class LastFrame(Event, frozen=True):
-    """The last token of a sequence reaches the door."""
-
-    request: RequestId
-    sequence: int
 
 
 class Tick(Event, frozen=True):
@@ -38,17 +31,15 @@ class Stream:
     __slots__ = (
         "arrived_ns",
         "ask",
-        "attempt",
         "drained",
         "emitted",
         "end_ns",
         "failure",
         "first_ns",
-        "landed",
         "last_ns",
+        "left",
         "reasons",
         "record",
-        "told_end",
     )
 
     def __init__(self, ask: Ask, arrived_ns: int) -> None:
@@ -57,23 +48,22 @@ class Stream:
         self.emitted = [0 for _ in ask.outputs]
         """Tokens that have left for the door; brought up to date when a stream ends, pauses or dies."""
         self.reasons: list[str | None] = [None for _ in ask.outputs]
-        self.landed = 0
-        """Sequences that the client has to their end."""
+        self.left = 0
+        """Sequences whose last token has left for the door."""
         self.first_ns: int | None = None
         """When the client has its first token, and the last of each sequence."""
         self.last_ns = [0 for _ in ask.outputs]
-        self.attempt: Attempt | None = None
         self.drained: Attempt = -1
         self.record: facts.RequestRecord | None = None
         self.failure: str | None = None
-        self.told_end = False
         self.end_ns = 0
 
     def length(self, sequence: int) -> int:
         return min(self.ask.outputs[sequence], self.ask.tokens_max)
 
-    def closed(self) -> bool:
-        return self.told_end and (self.failure is not None or self.landed == len(self.emitted))
+    def complete(self, now_ns: int) -> bool:
+        """The client has every sequence to its end."""
+        return self.left == len(self.emitted) and max(self.last_ns) <= now_ns
 
     def page_hashes(self, sequence: int, page_tokens: int) -> tuple[PageHash, ...]:
         """Of the sequence's full pages after the shared prompt pages, over what it has emitted."""

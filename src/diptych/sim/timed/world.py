@@ -22,7 +22,7 @@ from diptych.sim.timed.links import Links
 from diptych.sim.timed.meter import Meter
 from diptych.sim.timed.seat import TimedSeat, Watch
 from diptych.sim.timed.step_loop import Run, StepLoop
-from diptych.sim.timed.stream import LastFrame, Stream
+from diptych.sim.timed.stream import Stream
 from diptych.sim.workloads.ask import Ask
 from diptych.sim.world import worker_config
 
@@ -51,6 +51,8 @@ class TimedWorld:
         self.latency_ns = link.latency_ns
         self.host = host
         self._cores = Cores(host, cores)
+        self._computing = any(core is not None for core in cores.values())
+        """Whether any worker computes on a core that others may share."""
         self.meter = meter
         self.steps_max = steps_max
         self.watch = watch
@@ -60,7 +62,7 @@ class TimedWorld:
         self.workers: dict[Incarnation, TimedSeat] = {}
         self.loops: dict[Incarnation, StepLoop] = {}
         self._perform: dict[type[actions.Action], Callable[..., None]] = {
-            actions.Send: self._send,
+            actions.Send: self._send_on,
             actions.RunSteps: self._run_steps,
             actions.EndRun: self._end_run,
             actions.DropRequest: self._drop,
@@ -80,7 +82,10 @@ class TimedWorld:
         self.supervisor.begin()
 
     def _seat(self, name: str, machine: Worker | ControlPlane) -> TimedSeat:
-        seat = TimedSeat(name, machine, self.driver, self._perform)
+        perform = self._perform
+        if name == CONTROL:
+            perform = {**perform, actions.Send: self._send}
+        seat = TimedSeat(name, machine, self.driver, perform)
         seat.watch = self.watch
         self.driver.parties[name] = seat
         return seat
@@ -116,33 +121,41 @@ class TimedWorld:
     # ---- actions ------------------------------------------------------------------------------------
 
     def _send(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
-        if action.to in self.workers and seat is not self.control:
-            self.links.send(seat.name, action.to, action.fact)
+        self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
+
+    def _send_on(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
+        """What a worker tells another one may bring pages along."""
+        to = action.to
+        if to in self.workers:
+            self.links.send(seat.name, to, action.fact)
         else:
-            self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
+            self.driver.at(now_ns + self.latency_ns, seat.name, to, action.fact)
 
     def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
         loop = self.loops[seat.name]
         run = loop.start(now_ns, action)
-        self._plan_moved(self._cores.began(now_ns, loop))
-        self._plan_border(seat.name, run)
+        if self._computing:
+            self._plan_moved(self._cores.began(now_ns, loop))
+        self._plan_border(loop, run)
 
     def run_over(self, now_ns: int, loop: StepLoop) -> None:
         """The loop's run has ended, or its worker."""
-        self._plan_moved(self._cores.ended(now_ns, loop))
+        if self._computing:
+            self._plan_moved(self._cores.ended(now_ns, loop))
 
     def _plan_moved(self, moved: list[tuple[StepLoop, Run]]) -> None:
         for loop, run in moved:
-            self._plan_border(loop.worker, run)
+            self._plan_border(loop, run)
 
     def _end_run(self, now_ns: int, seat: TimedSeat, action: actions.EndRun) -> None:
-        run = self.loops[seat.name].end_early(now_ns, action.run)
+        loop = self.loops[seat.name]
+        run = loop.end_early(now_ns, action.run)
         if run is not None:
-            self._plan_border(seat.name, run)
+            self._plan_border(loop, run)
 
-    def _plan_border(self, worker: Incarnation, run: Run) -> None:
+    def _plan_border(self, loop: StepLoop, run: Run) -> None:
         border = events.RunBorder(run.action.run, run.steps)
-        self.driver.at(run.border_ns(run.steps), worker, f"loop {worker}", border)
+        self.driver.at(run.border_ns(run.steps), loop.worker, loop.name, border)
 
     def _drop(self, now_ns: int, seat: TimedSeat, action: actions.DropRequest) -> None:
         self.loops[seat.name].drop(action.request, action.attempt)
@@ -154,10 +167,6 @@ class TimedWorld:
 
     def _fence(self, now_ns: int, seat: TimedSeat, action: actions.FenceWorker) -> None:
         self.at(now_ns + self.latency_ns, CONTROL, SUPERVISOR, events.FenceAsked(action.worker))
-
-    def _emit(self, stream: Stream, sequence: int) -> None:
-        frame = LastFrame(stream.ask.request, sequence)
-        self.at(self.driver.now_ns + self.latency_ns, DOOR, DOOR, frame)
 
     def _closed(self, stream: Stream) -> None:
         stream.end_ns = self.driver.now_ns
@@ -174,11 +183,10 @@ class TimedWorld:
             self.scenario.page_tokens,
             self.streams,
             self.meter,
-            self._emit,
             self.steps_max,
         )
-        self.driver.parties[f"loop {worker}"] = LoopSeat(loop, seat, self)
-        self.at(self.driver.now_ns + plan.load_ns, worker, f"loop {worker}", events.Started(worker))
+        self.driver.parties[loop.name] = LoopSeat(loop, seat, self)
+        self.at(self.driver.now_ns + plan.load_ns, worker, loop.name, events.Started(worker))
 
     def kill(self, worker: Incarnation) -> bool:
         seat = self.workers[worker]
@@ -218,7 +226,7 @@ class LoopSeat:
     def __init__(self, loop: StepLoop, seat: TimedSeat, world: TimedWorld) -> None:
         self.loop = loop
         self.seat = seat
-        self.name = f"loop {seat.name}"
+        self.name = loop.name
         self.world = world
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:

@@ -22,8 +22,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     """From one token's dims to the next one's, where dims are contiguous; 0 where they are not."""
     scale_offsets: tuple[int, ...] = ()
     """As `offsets`, of the scales; empty where there are none."""
-    scale_rows: tuple[int, ...] = ()
-    """From the chunk's first scale to each token's."""
+    scale_row_bytes: int = 0
+    """From one token's scale to the next one's."""
 
 
 class Cast(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +144,7 @@ class Work:
             offsets=self._offsets(index, where, layer, kv),
             row_bytes=row_bytes,
             scale_offsets=self._offsets(index, scales, layer, kv) if scales else (),
-            scale_rows=tuple(scales.offset("token", t) for t in range(self.chunk_tokens)) if scales else (),
+            scale_row_bytes=scales.offset("token", 1) if scales and self.chunk_tokens > 1 else 0,
         )
 
     def _offsets(self, index: int, where: Place, layer: int, kv: int) -> tuple[int, ...]:

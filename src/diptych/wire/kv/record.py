@@ -125,6 +125,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
                 _refuse("group.scales", "int8 elements mean nothing without scales")
             return
         _check_factors("group.scales.factors", self.scales.factors, extents | {"dim": 1})
+        if sum(factor.axis == "token" for factor in self.scales.factors) != 1:
+            _refuse("group.scales.factors", "token must be one loop")
         lead = self.layout.region_factors
         if self.scales.factors[:lead] != self.layout.key[:lead]:
             _refuse("group.scales.factors", "must begin with the factors that choose the region")
