@@ -2,7 +2,7 @@
 
 A page is copied at one moment, some time after the one before it. A two-sided transport asks the claim's
 owner for every page, who refuses once the claim is closed; a one-sided one reads whatever stands there, also
-while the owner stands still, as remote memory access does. Both are honest about what a link broke, and both
+while either end stands still, as remote memory access does. Both are honest about what a link broke, and both
 leave it to the machines to believe nothing that is not confirmed.
 """
 
@@ -79,6 +79,7 @@ class Transfers:
                 self._plan(worker, action.source, action.claim, self._page_ns())
             case actions.CancelPull():
                 self.moving[worker, action.source, action.claim].cancelled = True
+                self._plan(worker, action.source, action.claim, self._page_ns())
             case _:
                 raise Violation("transfers cannot perform it", repr(action))
 
@@ -95,7 +96,7 @@ class Transfers:
         transfer = self.moving.get((event.reader, event.source, event.claim))
         if transfer is None:
             return
-        if self.workers[event.reader].paused_ns is not None:
+        if self.workers[event.reader].paused_ns is not None and not self.plan.one_sided:
             self._plan(event.reader, event.source, event.claim, STALL_NS)
             return
         failure = self._obstacle(event, transfer)

@@ -11,10 +11,11 @@ import random
 import msgspec
 
 from diptych.core.config import ControlConfig
-from diptych.sim.scenario import MILLISECOND_NS, Scenario, TransferPlan, WorkerPlan
+from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, TransferPlan, WorkerPlan
 from diptych.sim.seeds.handoff import LEASE_NS, handoff_scenario
 
-CLAIM_LEASE_NS = 400 * MILLISECOND_NS
+CLAIM_LEASE_NS = 90 * MILLISECOND_NS
+"""Shorter than a worker's: a reader may stand still, or be cut off, for longer and live."""
 
 
 def hosts_scenario(seed: int) -> Scenario:
@@ -26,8 +27,23 @@ def hosts_scenario(seed: int) -> Scenario:
         control=_control(random_, plain.control),
         transfers=_transfers(random_),
         claim_lease_ns=CLAIM_LEASE_NS,
-        beat_ns=LEASE_NS // 3,
+        beat_ns=CLAIM_LEASE_NS // 3,
+        faults=(*plain.faults, *_cuts(random_, plain)),
     )
+
+
+def _cuts(random_: random.Random, plain: Scenario) -> list[Fault]:
+    """Links between the hosts that pass nothing for a while, one way or both; readers that stand still."""
+    faults = []
+    for _ in range(random_.choice([0, 1, 2, 4])):
+        at_ns = random_.choice(plain.requests).at_ns + random_.randrange(150 * MILLISECOND_NS)
+        if random_.random() < 0.5:
+            target, kind = "host-0" + random_.choice("=>") + "host-1", random_.choice(["cut", "loss", "slow"])
+        else:
+            target, kind = random_.choice(plain.workers).name, "pause"
+        duration_ns = random_.choice([100, 140, 200]) * MILLISECOND_NS
+        faults.append(Fault(at_ns=at_ns, kind=kind, target=target, duration_ns=duration_ns))
+    return faults
 
 
 def _place(random_: random.Random, plan: WorkerPlan) -> WorkerPlan:
