@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from diptych.core.control.fleet import Fleet, WorkerView
 from diptych.core.control.need import Need
-from diptych.core.control.supply import Quote, Supply, computes
-
-
-class Offer:
-    """What a source of another pool would do for a target."""
-
-    __slots__ = ("quote", "split", "wait_ns")
-
-    def __init__(self, quote: Quote, split: int, wait_ns: float) -> None:
-        self.quote = quote
-        self.split = split
-        self.wait_ns = wait_ns
+from diptych.core.control.supply import Offer, Quote, Supply, computes
 
 
 def offers_from_afar(

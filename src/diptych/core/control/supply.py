@@ -37,10 +37,21 @@ class Quote:
         return self.hope * self.view.pending_tokens + self.rate * (split - held)
 
 
+class Offer:
+    """What a source would do for a target: all pages up to `split`, after a while."""
+
+    __slots__ = ("quote", "split", "wait_ns")
+
+    def __init__(self, quote: Quote, split: int, wait_ns: float) -> None:
+        self.quote = quote
+        self.split = split
+        self.wait_ns = wait_ns
+
+
 class Supply:
     """The quotes of one pool for one request."""
 
-    __slots__ = ("_makers", "_savers", "asked_ns", "need", "quotes", "serving")
+    __slots__ = ("_offers", "asked_ns", "need", "quotes", "serving")
 
     def __init__(self, need: Need, serving: Serving, views: list[WorkerView], now_ns: int) -> None:
         self.need = need
@@ -53,63 +64,48 @@ class Supply:
             if held > split_max:
                 held = split_max
             self.quotes[view] = Quote(view, held, view.prompt_ns_per_token(now_ns))
-        self._makers: dict[int, list[Quote]] = {}
-        """By what a target holds: the soonest to have everything up to `split_max`, and the second."""
-        self._savers: dict[int, list[Quote]] = {}
-        """By the same: those that cache most, where that is more, but not everything."""
+        self._offers: dict[int, list[Offer]] = {}
+        """By what a target holds: the best for any that is not the source itself."""
 
     def ask_again(self) -> None:
         """Queues may have grown."""
-        self._makers.clear()
+        self._offers.clear()
 
-    def maker(self, target: WorkerView, at_hand: int) -> Quote | None:
-        """Who has everything up to `split_max` soonest, by cache and compute."""
-        best = self._makers.get(at_hand)
-        if best is None:
-            best = self._makers[at_hand] = self._soonest(at_hand)
-        return _other(best, target)
+    def offers(self, target: WorkerView, at_hand: int) -> list[Offer]:
+        """Of who has everything up to `split_max` soonest, by cache and compute, and of who caches most,
+        where that is more than the target has but not everything: the rest is left to the target."""
+        found = self._offers.get(at_hand)
+        if found is None:
+            found = self._offers[at_hand] = self._ask(at_hand, None)
+        for offer in found:
+            if offer.quote.view is target:
+                return self._ask(at_hand, target)
+        return found
 
-    def saver(self, target: WorkerView, at_hand: int) -> Quote | None:
-        """Who caches more than the target, and most: the rest is left to the target."""
-        best = self._savers.get(at_hand)
-        if best is None:
-            best = self._savers[at_hand] = self._fullest(at_hand)
-        return _other(best, target)
-
-    def _soonest(self, at_hand: int) -> list[Quote]:
+    def _ask(self, at_hand: int, target: WorkerView | None) -> list[Offer]:
         need, split = self.need, self.need.split_max
-        first: Quote | None = None
-        second: Quote | None = None
-        first_ns = second_ns = 0.0
         if split <= at_hand:
             return []
+        maker: Quote | None = None
+        saver: Quote | None = None
+        least_ns, most = 0.0, at_hand
         for quote in self.quotes.values():
-            if need.recipe and not computes(quote.view, need, min(at_hand, quote.held), split):
+            view, held = quote.view, quote.held
+            if view is target:
+                continue
+            if most < held < split and (not need.recipe or computes(view, need, at_hand, held)):
+                saver, most = quote, held
+            if need.recipe and not computes(view, need, min(at_hand, held), split):
                 continue
             wait_ns = quote.wait_ns(split, at_hand)
-            if first is None or wait_ns < first_ns:
-                second, second_ns = first, first_ns
-                first, first_ns = quote, wait_ns
-            elif second is None or wait_ns < second_ns:
-                second, second_ns = quote, wait_ns
-        return [quote for quote in (first, second) if quote is not None]
-
-    def _fullest(self, at_hand: int) -> list[Quote]:
-        need, split = self.need, self.need.split_max
-        able = [quote for quote in self.quotes.values() if at_hand < quote.held < split]
-        if need.recipe:
-            able = [quote for quote in able if computes(quote.view, need, at_hand, quote.held)]
-        if len(able) > 1:
-            able.sort(key=lambda quote: -quote.held)
-        return able[:2]
-
-
-def _other(best: list[Quote], target: WorkerView) -> Quote | None:
-    """The first that is not the target itself."""
-    for quote in best:
-        if quote.view is not target:
-            return quote
-    return None
+            if maker is None or wait_ns < least_ns:
+                maker, least_ns = quote, wait_ns
+        offers: list[Offer] = []
+        if maker is not None:
+            offers.append(Offer(maker, split, least_ns))
+        if saver is not None:
+            offers.append(Offer(saver, most, 0.0))
+        return offers
 
 
 def computes(view: WorkerView, need: Need, first: int, end: int) -> bool:
