@@ -52,7 +52,15 @@ class World:
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
         self.observers: list[Observer] = []
-        self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
+        self.transfers = Transfers(
+            scenario.transfers,
+            scenario.seed,
+            self.driver,
+            self.workers,
+            self.pool_of,
+            self.network,
+            self.tally,
+        )
         self.driver.parties[TRANSFERS] = self.transfers
         self.auditors: list[Auditor] = []
         self.words = 0
@@ -237,7 +245,7 @@ class World:
         loop.died(self.driver.now_ns if loop.paused_ns is None else loop.paused_ns)
         self.transfers.died(worker)
         self.pool_of(worker).died(worker)
-        notices: dict[str, Happening] = {}
+        notices: dict[str, Happening] = dict.fromkeys(self.doors, events.SocketClosed(worker))
         if self.control is not None and self.dialed.get(worker) == self.generation:
             notices[self.control.name] = facts.ConnectionLost(peer=worker)
         self.network.closed(self.driver.now_ns, worker, notices)
