@@ -179,13 +179,13 @@ def recorded(page_tokens: int, requests: int) -> Recording:
     return Recording(scenario(page_tokens, PROMPT_TOKENS[page_tokens], requests))
 
 
-def measure(page_tokens: int, must: str, options: argparse.Namespace) -> list[Row]:
+def measure(page_tokens: int, must: str, options: argparse.Namespace, pythons: list[Path]) -> list[Row]:
     recording = recorded(page_tokens, options.requests)
     figures: dict[str, dict[str, list[float]]] = {}
     for _ in range(TURNS):
         rounds = -(-options.rounds // TURNS)
         _add(figures, build(), Figures(recording, options.requests, rounds).figures)
-        for python in others(options.compiled):
+        for python in pythons:
             asked = (str(page_tokens), str(options.requests), str(rounds))
             _add(figures, "compiled", elsewhere(python, Path(__file__), *asked))
     facts = len(recording.entries) / options.requests
@@ -240,9 +240,9 @@ def main() -> int:
     if options.one is not None:
         page_tokens, requests, rounds = options.one
         return print_one(Figures(recorded(page_tokens, requests), requests, rounds).figures)
-    words = take_priority()
+    words, pythons = take_priority(), others(options.compiled)
     with pinned() as cpu:
-        rows = measure(16, "<= 150", options) + measure(512, "<= 100", options)
+        rows = measure(16, "<= 150", options, pythons) + measure(512, "<= 100", options, pythons)
     return finish("core", rows, options.json, packages=("msgspec",), extra={"run": f"{words}, CPU {cpu}"})
 
 
