@@ -238,7 +238,8 @@ class Door:
 
     def _join(self, generation: int) -> None:
         self.joined = generation
-        self._say_open(list(self.clients.values()))
+        # Whose end was told has only tokens to come, from its worker.
+        self._say_open([client for client in self.clients.values() if not client.told_end])
 
     def _say_open(self, clients: list[Client]) -> None:
         opens = []
