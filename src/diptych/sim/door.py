@@ -80,6 +80,8 @@ class Door:
         self.alive = True
         self.joined: int | None = None
         """The generation of control it has a socket to."""
+        self.newest = 0
+        """The last one it had; word of an older one is late."""
         self.closed_workers: set[Incarnation] = set()
         self.clients: dict[RequestId, Client] = {}
         self.done: dict[RequestId, Client] = {}
@@ -106,9 +108,10 @@ class Door:
             case events.DrainRead():
                 self._state(event.request, event.attempt)
             case events.ControlUp():
-                if self.joined is not None:
-                    self._control_down()
-                self._join(event.generation)
+                if event.generation > self.newest:
+                    if self.joined is not None:
+                        self._control_down()
+                    self._join(event.generation)
             case events.ControlDown():
                 if event.generation == self.joined:
                     self._control_down()
@@ -237,7 +240,7 @@ class Door:
     # ---- control ------------------------------------------------------------------------------------
 
     def _join(self, generation: int) -> None:
-        self.joined = generation
+        self.joined = self.newest = generation
         # Whose end was told has only tokens to come, from its worker.
         self._say_open([client for client in self.clients.values() if not client.told_end])
 

@@ -159,11 +159,16 @@ class World:
     def _worker_port(self, worker: Incarnation) -> Port:
         """What a worker's sockets make of news about control: a new socket takes the place of the old."""
 
+        newest = 0
+
         def port(sender: str, event: Happening) -> tuple[facts.Fact, ...]:
+            nonlocal newest
             held = self.connected.get(worker)
             match event:
+                case events.ControlUp() if event.generation <= newest:
+                    return ()
                 case events.ControlUp():
-                    self.connected[worker] = event.generation
+                    self.connected[worker] = newest = event.generation
                     joined = facts.ControlJoined(epoch=event.generation)
                     return (joined,) if held is None else (facts.ControlLost(), joined)
                 case events.ControlDown():
