@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.afar import offers_from_afar
-from diptych.core.control.fleet import DECODE, Fleet, Pool, Serving, WorkerView
+from diptych.core.control.fleet import Fleet, Pool, Serving, WorkerView
 from diptych.core.control.need import Need
-from diptych.core.control.supply import DECODE_DUTY, Offer, Quote, Supply, computes
+from diptych.core.control.supply import Offer, Supply, computes
 from diptych.core.facts import RouteReasons
 from diptych.core.recipe import numerics_of
 
@@ -39,32 +39,31 @@ class Route:
     """A choice of target, source and split."""
 
     __slots__ = (
-        "cost_ns", "held", "other_ns", "quote", "source", "source_tokens", "split", "supply", "target",
+        "cost_ns", "held", "offer", "other_ns", "source", "source_tokens", "split", "supply", "target",
     )  # fmt: skip
 
     def __init__(
         self,
         target: WorkerView,
         held: int,
-        split: int,
+        offer: Offer | None,
         cost_ns: int,
-        quote: Quote | None,
-        supply: Supply,
         other_ns: int | None,
+        supply: Supply,
     ) -> None:
         self.target = target
         self.held = held
         """Prompt tokens that the target holds, or is taken to hold."""
-        self.split = split
+        self.split = held if offer is None else offer.split
         """Prompt tokens that come from the source, or are held by the target already."""
         self.cost_ns = cost_ns
-        self.quote = quote
-        self.supply = supply
-        self.source = quote.view if quote is not None else None
-        self.source_tokens = max(0, split - max(quote.held, held)) if quote is not None else 0
-        """Prompt tokens that the source will have to compute."""
         self.other_ns = other_ns
         """Cost of the best choice of the other kind: without a source, or with one."""
+        self.offer = offer
+        self.source = None if offer is None else offer.source
+        self.source_tokens = 0 if offer is None else max(0, offer.split - max(offer.cached, held))
+        """Prompt tokens that the source will have to compute."""
+        self.supply = supply
 
 
 class Router:
@@ -82,7 +81,7 @@ class Router:
             if supply is None:
                 views = serving.pools[target.pool]
                 supply = supplies[target.pool] = Supply(need, serving, views, now_ns)
-            best = self._cheaper(best, target, supply.quotes[target].held, need, supply)
+            best = self._cheaper(best, target, supply.quotes[target][0], need, supply)
         return best
 
     def replan(
@@ -127,7 +126,7 @@ class Router:
         load_ns = (streams * LOAD_STEPS + target.waiting * WAITING_STEPS) * target.decode_ns_per_step
         # Of a token below the border, and of one after it, when the target computes it itself.
         late_ns = rate * (1.0 + DISTURBANCE * streams)
-        early_ns = late_ns + rate * (DECODE_DUTY - 1.0) if target.role == DECODE else late_ns
+        early_ns = late_ns + rate * (target.duty - 1.0)
         tail_ns = load_ns + late_ns * (need.known_tokens - need.border)
         # No choice of P makes a target cheaper than its load and the tail it always computes.
         if best is not None and tail_ns >= best.cost_ns:
@@ -155,16 +154,16 @@ class Router:
             if best is not None and alone_ns >= best.cost_ns:
                 return best
             other_ns = shared_ns if chosen is not None else None
-            return Route(target, at_hand, at_hand, alone_ns, None, supply, other_ns)
+            return Route(target, at_hand, None, alone_ns, other_ns, supply)
         if chosen is None or (best is not None and shared_ns >= best.cost_ns):
             return best
-        return Route(target, at_hand, chosen.split, shared_ns, chosen.quote, supply, alone_ns)
+        return Route(target, at_hand, chosen, shared_ns, alone_ns, supply)
 
     def reasons(self, route: Route, need: Need) -> RouteReasons:
         """The figures that the choice rests on, as the workers measured them."""
-        target, quote = route.target, route.quote
+        target, offer = route.target, route.offer
         own_tokens = need.known_tokens - max(route.split, route.held)
-        if quote is None:
+        if offer is None:
             return RouteReasons(
                 target=target.name,
                 held_tokens=route.held,
@@ -184,11 +183,11 @@ class Router:
             target_streams=target.streams,
             cost_ns=route.cost_ns,
             other_ns=route.other_ns,
-            source=quote.view.name,
+            source=offer.source.name,
             source_tokens=route.source_tokens,
-            source_cached_tokens=quote.held,
-            source_rate_ns=int(quote.rate),
-            source_measured_ns=quote.view.prefill_ns_per_token,
-            source_queue_tokens=quote.view.pending_tokens,
+            source_cached_tokens=offer.cached,
+            source_rate_ns=int(offer.rate),
+            source_measured_ns=offer.source.prefill_ns_per_token,
+            source_queue_tokens=offer.source.pending_tokens,
             handoff_ns=self._handoff_ns,
         )

@@ -5,45 +5,21 @@ Asked once for all targets, and again when the chosen one has said what it holds
 
 from __future__ import annotations
 
-from diptych.core.control.fleet import DECODE, Serving, WorkerView
+from diptych.core.control.fleet import Quote, Serving, WorkerView
 from diptych.core.control.need import Need
 from diptych.core.recipe import numerics_at, run_end
-
-DECODE_DUTY = 2.0
-"""Prompt work on a worker that prefers decoding costs so much more than its time."""
-
-
-class Quote:
-    """What one worker is taken to have of the prompt, and to need as a source of the rest."""
-
-    __slots__ = ("held", "hope", "rate", "view")
-
-    def __init__(self, view: WorkerView, held: int, hope: float) -> None:
-        self.view = view
-        self.held = held
-        """Prompt tokens it probably caches, as far as the request may use them."""
-        self.hope = hope
-        """Nanoseconds for each prompt token of its queue: less, the longer nobody has measured it."""
-        self.rate = hope * DECODE_DUTY if view.role == DECODE else hope
-        """The same for those of this request."""
-
-    def wait_ns(self, split: int, at_hand: int) -> float:
-        """Until it has all pages up to the split for a target that has `at_hand` tokens."""
-        held = self.held
-        if held < at_hand:
-            held = at_hand
-        if held >= split:
-            return 0.0
-        return self.hope * self.view.pending_tokens + self.rate * (split - held)
 
 
 class Offer:
     """What a source would do for a target: all pages up to `split`, after a while."""
 
-    __slots__ = ("quote", "split", "wait_ns")
+    __slots__ = ("cached", "rate", "source", "split", "wait_ns")
 
-    def __init__(self, quote: Quote, split: int, wait_ns: float) -> None:
-        self.quote = quote
+    def __init__(self, source: WorkerView, cached: int, rate: float, split: int, wait_ns: float) -> None:
+        self.source = source
+        self.cached = cached
+        self.rate = rate
+        """Nanoseconds for each prompt token that it must compute."""
         self.split = split
         self.wait_ns = wait_ns
 
@@ -58,12 +34,10 @@ class Supply:
         self.serving = serving
         self.asked_ns = now_ns
         hashes, split_max = need.arrived.page_hashes, need.split_max
-        self.quotes: dict[WorkerView, Quote] = {}
+        quotes: dict[WorkerView, Quote] = {}
         for view in views:
-            held = view.held_pages(hashes) * view.page_tokens
-            if held > split_max:
-                held = split_max
-            self.quotes[view] = Quote(view, held, view.prompt_ns_per_token(now_ns))
+            quotes[view] = view.quote(hashes, split_max, now_ns)
+        self.quotes = quotes
         self._offers: dict[int, list[Offer]] = {}
         """By what a target holds: the best for any that is not the source itself."""
 
@@ -78,7 +52,7 @@ class Supply:
         if found is None:
             found = self._offers[at_hand] = self._ask(at_hand, None)
         for offer in found:
-            if offer.quote.view is target:
+            if offer.source is target:
                 return self._ask(at_hand, target)
         return found
 
@@ -86,26 +60,32 @@ class Supply:
         need, split = self.need, self.need.split_max
         if split <= at_hand:
             return []
-        maker: Quote | None = None
-        saver: Quote | None = None
+        maker: WorkerView | None = None
+        saver: WorkerView | None = None
         least_ns, most = 0.0, at_hand
-        for quote in self.quotes.values():
-            view, held = quote.view, quote.held
+        for view, (cached, hope, rate) in self.quotes.items():
             if view is target:
                 continue
+            held = cached
             if most < held < split and (not need.recipe or computes(view, need, at_hand, held)):
-                saver, most = quote, held
+                saver, most = view, held
             if need.recipe and not computes(view, need, min(at_hand, held), split):
                 continue
-            wait_ns = quote.wait_ns(split, at_hand)
+            if held < at_hand:
+                held = at_hand
+            wait_ns = hope * view.pending_tokens + rate * (split - held) if held < split else 0.0
             if maker is None or wait_ns < least_ns:
-                maker, least_ns = quote, wait_ns
+                maker, least_ns = view, wait_ns
         offers: list[Offer] = []
         if maker is not None:
-            offers.append(Offer(maker, split, least_ns))
+            offers.append(self._offer(maker, split, least_ns))
         if saver is not None:
-            offers.append(Offer(saver, most, 0.0))
+            offers.append(self._offer(saver, most, 0.0))
         return offers
+
+    def _offer(self, source: WorkerView, split: int, wait_ns: float) -> Offer:
+        cached, _, rate = self.quotes[source]
+        return Offer(source, cached, rate, split, wait_ns)
 
 
 def computes(view: WorkerView, need: Need, first: int, end: int) -> bool:
