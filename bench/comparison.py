@@ -15,7 +15,8 @@ Values = npt.NDArray[np.float64]
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One served request; times in ns from the start of the workload."""
 
-    name: str
+    number: int
+    """By the order in which clients came up with it: the same request on both sides."""
     ttft_ns: int
     door_ttft_ns: int
     """From its arrival at the door to its first token there."""
@@ -29,6 +30,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """What one side served, warm-up left out."""
 
     ttft_ms: Values
+    """By request number."""
     door_ttft_ms: Values
     gaps_ms: tuple[Values, ...]
     """Between tokens: of each request, or of all."""
@@ -44,8 +46,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     live: float
     simulated: float
     noise: float | None
-    """Half the width of the interval that holds the live figure's middle 90 % when requests are drawn
-    anew, as a share of it."""
+    """Half the width of the interval that holds the middle 90 % of the error when requests are drawn anew."""
 
     @property
     def error(self) -> float:
@@ -53,13 +54,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sample(served: Sequence[Request], warm_up: int, tail: int = 0, gaps_ms: Values | None = None) -> Sample:
-    """Leaves out what ended, or came, before `warm_up` requests had ended, from throughput also the last
-    `tail` ends: a closed loop runs empty. `gaps_ms`: those of the rest, where requests have no pieces.
+    """Leaves out the first `warm_up` requests, gaps and ends until so many had ended, and from throughput the
+    last `tail` ends: a closed loop runs empty. `gaps_ms`: those of the rest, where requests have no pieces.
 
     Raises `ValueError` where nothing is left."""
     ended = sorted(served, key=lambda one: one.end_ns)
-    kept = ended[warm_up:]
-    counted = kept[: len(kept) - tail]
+    counted = ended[warm_up : len(ended) - tail]
+    kept = [one for one in sorted(served, key=lambda one: one.number) if one.number >= warm_up]
     if len(counted) < 2 or warm_up < 1:
         raise ValueError(f"{len(served)} requests are too few for a warm-up of {warm_up}, a tail of {tail}")
     warm_ns = ended[warm_up - 1].end_ns
@@ -67,7 +68,7 @@ def sample(served: Sequence[Request], warm_up: int, tail: int = 0, gaps_ms: Valu
     return Sample(
         ttft_ms=np.array([one.ttft_ns for one in kept], np.float64) / 1e6,
         door_ttft_ms=np.array([one.door_ttft_ns for one in kept], np.float64) / 1e6,
-        gaps_ms=(gaps_ms,) if gaps_ms is not None else _gaps_ms(kept, warm_ns),
+        gaps_ms=(gaps_ms,) if gaps_ms is not None else _gaps_ms(served, warm_ns),
         requests_per_s=len(counted) / span_s,
         tokens_per_s=sum(one.output_tokens for one in counted) / span_s,
     )
@@ -99,9 +100,9 @@ def compare(live: Sample, simulated: Sample, seed: int = 0) -> list[Difference]:
         Difference(
             name=name,
             unit=unit,
-            live=(found := _percentile(getattr(live, of), percent)),
+            live=_percentile(getattr(live, of), percent),
             simulated=_percentile(getattr(simulated, of), percent),
-            noise=_half_width(getattr(live, of), percent, draw) / found,
+            noise=_noise(getattr(live, of), getattr(simulated, of), percent, draw),
         )
         for name, unit, of, percent in FIGURES
     ]
@@ -117,16 +118,26 @@ def compare(live: Sample, simulated: Sample, seed: int = 0) -> list[Difference]:
     return rows
 
 
-def _percentile(values: Values | tuple[Values, ...], percent: int) -> float:
+Drawn = Values | tuple[Values, ...]
+
+
+def _percentile(values: Drawn, percent: int) -> float:
     return float(np.percentile(np.concatenate(values) if isinstance(values, tuple) else values, percent))
 
 
-def _half_width(values: Values | tuple[Values, ...], percent: int, draw: np.random.Generator) -> float:
-    """Of the percentile's interval when requests are drawn anew; a request's gaps belong together."""
-    found = []
+def _noise(live: Drawn, simulated: Drawn, percent: int, draw: np.random.Generator) -> float:
+    """Of the error when requests are drawn anew: the same ones on both sides where both know them one by
+    one, else live ones, whose gaps belong together."""
+    paired = len(live) == len(simulated)
+    fixed = _percentile(simulated, percent)
+    errors = []
     for _ in range(BOOTSTRAPS):
-        places = draw.integers(len(values), size=len(values))
-        drawn = tuple(values[at] for at in places) if isinstance(values, tuple) else values[places]
-        found.append(_percentile(drawn, percent))
-    low, high = np.percentile(found, (5, 95))
+        places = draw.integers(len(live), size=len(live))
+        other = _percentile(_taken(simulated, places), percent) if paired else fixed
+        errors.append(other / _percentile(_taken(live, places), percent))
+    low, high = np.percentile(errors, (5, 95))
     return float(high - low) / 2
+
+
+def _taken(values: Drawn, places: npt.NDArray[np.int64]) -> Drawn:
+    return tuple(values[at] for at in places) if isinstance(values, tuple) else values[places]

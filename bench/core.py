@@ -7,20 +7,22 @@ fresh machines in a tight loop with nothing else in it. The same facts pushed th
 
 from __future__ import annotations
 
+import argparse
 import gc
 import heapq
 import random
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
+from builds import add_option, build, elsewhere, others, print_one
 from diptych.core.actions import Action
 from diptych.core.config import ControlConfig
 from diptych.core.control import ControlPlane
-from diptych.core.control.router import Router
-from diptych.core.facts import Fact
+from diptych.core.facts import Fact, RequestArrived, TargetReserved
 from diptych.core.worker import Worker
 from diptych.sim.driver import Machine, Seat
 from diptych.sim.scenario import MILLISECOND_NS, RequestPlan, Scenario, WorkerPlan
@@ -28,10 +30,13 @@ from diptych.sim.world import World
 from prioritised import pinned, take_priority
 from report import Row, argument_parser, best_and_median, finish
 
-PROMPT_TOKENS = 512
+PROMPT_TOKENS = {16: 512, 512: 513}
+"""By page size: a page of 512 tokens is full before the last token only when there is one more."""
 OUTPUT_TOKENS = 128
 ARRIVAL_NS = 80 * MILLISECOND_NS
 """Mean time between arrivals: about eight streams decode together."""
+TURNS = 2
+"""Times that the builds are measured, one after the other."""
 
 Entry = tuple[int, int, int, Fact]
 """(at_ns, serial, index of the machine, fact)"""
@@ -113,6 +118,30 @@ class Recording:
             spent += time.perf_counter_ns() - begun
         return spent
 
+    def router_ns(self) -> int:
+        """Time that the router takes when it is asked again, after every fact that had it asked."""
+        machines = [maker() for maker in self.makers]
+        spent = 0
+        for at_ns, _, index, fact in self.entries:
+            machine = machines[index]
+            machine.step(at_ns, fact)
+            if not isinstance(machine, ControlPlane) or not isinstance(fact, RequestArrived | TargetReserved):
+                continue
+            request = machine.requests.open.get(fact.request)
+            if request is None or request.need is None:
+                continue
+            router, need = machine.requests.dispatch.router, request.need
+            begun = time.perf_counter_ns()
+            if isinstance(fact, TargetReserved):
+                target = machine.fleet.workers[fact.worker]
+                route = router.replan(target, fact.held_tokens, need, at_ns)
+                assert route is not None
+                router.reasons(route, need)
+            else:
+                router.route(need, at_ns)
+            spent += time.perf_counter_ns() - begun
+        return spent
+
     def heap_ns(self) -> int:
         """A bare heap, 40 deep as a simulator's is, through which the same facts pass."""
         entries, heap = self.entries, self.entries[:40]
@@ -130,61 +159,67 @@ def _maker(machine: Machine) -> Maker:
     return lambda: ControlPlane(msgspec.structs.replace(ControlConfig(), epoch=1))
 
 
-class RouterClock:
-    """Measures the router's part by timing its two doors; used in rounds of its own."""
+class Figures:
+    """Rounds of one build: us a request each."""
 
-    def __init__(self) -> None:
-        self.spent_ns = 0
-        self._plain = {name: getattr(Router, name) for name in ("route", "replan", "explain")}
-
-    def __enter__(self) -> RouterClock:
-        for name, plain in self._plain.items():
-            setattr(Router, name, self._timed(plain))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, plain in self._plain.items():
-            setattr(Router, name, plain)
-
-    def _timed(self, plain: Callable[..., object]) -> Callable[..., object]:
-        def timed(*arguments: object) -> object:
-            begun = time.perf_counter_ns()
-            try:
-                return plain(*arguments)
-            finally:
-                self.spent_ns += time.perf_counter_ns() - begun
-
-        return timed
+    def __init__(self, recording: Recording, requests: int, rounds: int) -> None:
+        self.figures: dict[str, list[float]] = {"core": [], "heap": [], "router": [], "deadline": []}
+        recording.check()
+        gc.disable()
+        for _ in range(rounds):
+            self.figures["core"].append(recording.replay_ns() / requests / 1e3)
+            self.figures["heap"].append(recording.heap_ns() / requests / 1e3)
+            self.figures["router"].append(recording.router_ns() / requests / 1e3)
+            self.figures["deadline"].append(recording.deadlines_ns() / requests / 1e3)
+            gc.collect()
+        gc.enable()
 
 
-def measure(page_tokens: int, prompt_tokens: int, must: str, requests: int, rounds: int) -> list[Row]:
-    recording = Recording(scenario(page_tokens, prompt_tokens, requests))
-    recording.check()
-    core: list[float] = []
-    heap: list[float] = []
-    router: list[float] = []
-    deadline: list[float] = []
-    gc.disable()
-    for _ in range(rounds):
-        core.append(recording.replay_ns() / requests / 1e3)
-        heap.append(recording.heap_ns() / requests / 1e3)
-        with RouterClock() as clock:
-            recording.replay_ns()
-        router.append(clock.spent_ns / requests / 1e3)
-        deadline.append(recording.deadlines_ns() / requests / 1e3)
-        gc.collect()
-    gc.enable()
-    best, median = best_and_median(core, lower_is_better=True)
-    heap_best, _ = best_and_median(heap, lower_is_better=True)
-    facts = len(recording.entries) / requests
-    label = f"{page_tokens}-token pages, {prompt_tokens} in"
-    handed = f"{recording.handed_over / requests:.0%} of requests handed over"
+def recorded(page_tokens: int, requests: int) -> Recording:
+    return Recording(scenario(page_tokens, PROMPT_TOKENS[page_tokens], requests))
+
+
+def measure(page_tokens: int, must: str, options: argparse.Namespace, pythons: list[Path]) -> list[Row]:
+    recording = recorded(page_tokens, options.requests)
+    figures: dict[str, dict[str, list[float]]] = {}
+    for _ in range(TURNS):
+        rounds = -(-options.rounds // TURNS)
+        _add(figures, build(), Figures(recording, options.requests, rounds).figures)
+        for python in pythons:
+            asked = (str(page_tokens), str(options.requests), str(rounds))
+            _add(figures, "compiled", elsewhere(python, Path(__file__), *asked))
+    facts = len(recording.entries) / options.requests
+    label = f"{page_tokens}-token pages, {PROMPT_TOKENS[page_tokens]} in"
+    handed = f"{recording.handed_over / options.requests:.0%} of requests handed over"
+    rows = [Row(name=f"facts, {label} ({handed})", value=facts, unit="facts/request")]
+    for name, found in figures.items():
+        rows += _rows(f"{name}, {label}", found, facts, must)
+    if len(figures) == 2:
+        interpreted, compiled = (min(found["core"]) for found in figures.values())
+        rows.append(
+            Row(
+                name=f"what compiling is worth, {label}",
+                value=interpreted / compiled,
+                unit="x",
+            )
+        )
+    return rows
+
+
+def _add(figures: dict[str, dict[str, list[float]]], name: str, more: dict[str, list[float]]) -> None:
+    found = figures.setdefault(name, {})
+    for figure, values in more.items():
+        found.setdefault(figure, []).extend(values)
+
+
+def _rows(label: str, found: dict[str, list[float]], facts: float, must: str) -> list[Row]:
+    best, median = best_and_median(found["core"], lower_is_better=True)
+    heap_best = min(found["heap"])
     return [
-        Row(name=f"core, {label}: best", value=best, unit="us/request", must=must, goal="<= 50"),
-        Row(name=f"core, {label}: median of {rounds}", value=median, unit="us/request"),
-        Row(name=f"its router, {label}", value=min(router), unit="us/request"),
-        Row(name=f"next_deadline_ns beside it, {label}", value=min(deadline), unit="us/request"),
-        Row(name=f"facts, {label} ({handed})", value=facts, unit="facts/request"),
+        Row(name=f"core {label}: best", value=best, unit="us/request", must=must, goal="<= 50"),
+        Row(name=f"core {label}: median of {len(found['core'])}", value=median, unit="us/request"),
+        Row(name=f"its router, {label}", value=min(found["router"]), unit="us/request"),
+        Row(name=f"next_deadline_ns beside it, {label}", value=min(found["deadline"]), unit="us/request"),
         Row(
             name=f"facts/s, {label}",
             value=facts / best * 1e6,
@@ -198,13 +233,16 @@ def measure(page_tokens: int, prompt_tokens: int, must: str, requests: int, roun
 def main() -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--one", type=int, nargs=3, metavar=("PAGE", "REQUESTS", "ROUNDS"))
+    add_option(parser)
     options = parser.parse_args()
-    words = take_priority()
+    if options.one is not None:
+        page_tokens, requests, rounds = options.one
+        return print_one(Figures(recorded(page_tokens, requests), requests, rounds).figures)
+    words, pythons = take_priority(), others(options.compiled)
     with pinned() as cpu:
-        rows = measure(16, PROMPT_TOKENS, "<= 150", options.requests, options.rounds)
-        # A page of 512 tokens is full before the last token only when there is one more.
-        rows += measure(512, PROMPT_TOKENS + 1, "<= 100", options.requests, options.rounds)
+        rows = measure(16, "<= 150", options, pythons) + measure(512, "<= 100", options, pythons)
     return finish("core", rows, options.json, packages=("msgspec",), extra={"run": f"{words}, CPU {cpu}"})
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from comparison import Difference, Request, Sample, compare, sample
+from comparison import Difference, Request, Sample, Values, compare, sample
 from diptych.core.config import WorkerConfig
 from diptych.sim.costs.file import CostFile
 from diptych.sim.fleet import Limits, plan_fleet, read_groups
-from diptych.sim.timed.meter import Meter
-from diptych.sim.timed.replay import FOREVER_NS, Clients, Plan, started
+from diptych.sim.timed.replay import Plan, replay
 from diptych.sim.timed.step_loop import Run
 from diptych.sim.timed.stream import Stream
 from diptych.sim.workloads.spec import Common, read_workload
@@ -165,7 +164,7 @@ class Side:
             doors = {record["id"]: record["ttft_ms"] for record in map(json.loads, lines)}
         return [
             Request(
-                name=trip.request,
+                number=number_of(trip.request),
                 ttft_ns=trip.first_ns - trip.sent_ns,
                 door_ttft_ns=round(doors[trip.id] * 1e6),
                 end_ns=trip.end_ns,
@@ -182,29 +181,41 @@ def requests_of(spec: str) -> int:
     return total
 
 
-class WarmUp:
-    """Notes which gaps the simulator had counted when the warm-up was over."""
+def number_of(request: str) -> int:
+    """Synthetic workloads count their requests: r0, r1, ..."""
+    return int(request[1:])
 
-    def __init__(self, requests: int) -> None:
-        self.meter: Meter | None = None
-        self.before: dict[int, int] = {}
-        self._left = requests
+
+class Gaps:
+    """Times between tokens as the simulator has them, from the end of so many requests on."""
+
+    def __init__(self, warm_up: int) -> None:
+        self.ps: list[int] = []
+        self.counts: list[int] = []
+        """Sequences that had each."""
+        self._left = warm_up
 
     def ran(self, worker: str, run: Run, steps: int, begun_ns: int, now_ns: int) -> None:
-        pass
+        if self._left > 0:
+            return
+        if run.before:
+            self.ps.append(run.at_ps(1) - run.origin_ps + run.since_ps)
+            self.counts.append(run.before)
+        for step in range(1, steps):
+            self.ps.append(run.at_ps(step + 1) - run.at_ps(step))
+            self.counts.append(run.before + len(run.fresh))
 
     def served(self, stream: Stream) -> None:
         self._left -= 1
-        if not self._left and self.meter is not None:
-            self.before = dict(self.meter.gaps)
+
+    def ms(self) -> Values:
+        return np.repeat(np.array(self.ps, np.float64) / 1e9, self.counts)
 
 
 def simulate(plan: Plan, costs: CostFile, spec: str, warm_up: int, tail: int) -> Sample:
     """Raises `RuntimeError` where a request fails."""
-    noted = WarmUp(warm_up)
-    world = started(plan, noted)
-    noted.meter = world.meter
-    world.driver.run(Clients(world, read_workload(spec, Common()), None).done, FOREVER_NS)
+    gaps = Gaps(warm_up)
+    world = replay(plan, read_workload(spec, Common()), tracer=gaps)
     served = []
     for one in world.meter.served:
         if one.first_ns is None or one.failure is not None:
@@ -213,13 +224,11 @@ def simulate(plan: Plan, costs: CostFile, spec: str, warm_up: int, tail: int) ->
         outside_ns = costs.host.request_ns + costs.host.prompt_token_ns * one.prompt_tokens
         served.append(
             Request(
-                name=one.request,
+                number=number_of(one.request),
                 ttft_ns=ttft_ns,
                 door_ttft_ns=ttft_ns - outside_ns,
                 end_ns=one.end_ns,
                 output_tokens=one.output_tokens,
             )
         )
-    counts = {gap: count - noted.before.get(gap, 0) for gap, count in world.meter.gaps.items()}
-    gaps = np.repeat(np.array(list(counts), np.float64) / 1e6, list(counts.values()))
-    return sample(served, warm_up, tail, gaps)
+    return sample(served, warm_up, tail, gaps.ms())

@@ -5,8 +5,8 @@
 In turns with DynoSim (`dynamo.replay` of ai-dynamo, by its own "Wall Time", which like ours leaves out
 start and reading), at the trace's arrivals and at four times their speed; without checkers. DynoSim routes
 round robin and knows no link contention. What runs of many steps are worth is measured by forcing runs to
-one step. `--install-peer` makes a virtual environment with ai-dynamo in the cache first. Without a trace
-one of 2,000 requests is generated.
+one step. A compiled build beside this one (`make compiled`) takes its turns too. `--install-peer` makes a
+virtual environment with ai-dynamo in the cache first. Without a trace one of 2,000 requests is generated.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from builds import add_option, build, elsewhere, others, print_one
 from diptych.core.config import ControlConfig
 from diptych.models.cache import cache_folder
 from diptych.sim.costs.model import ConstantCosts
@@ -39,6 +40,8 @@ CHUNK_TOKENS = 8192
 PEER = "ai-dynamo==1.4.2"
 COSTS = ConstantCosts(step_ns=5_500_000, prompt_token_ns=40_000, decode_row_ns=50_000)
 SPEEDUPS = (1, 4)
+BOUNDS = {"interpreted": (">= 2", ">= 4"), "compiled": (">= 4", ">= 10")}
+"""(must, goal) of the ratio to DynoSim."""
 
 
 def fleet(steps_max: int | None) -> Plan:
@@ -126,37 +129,54 @@ def generated(path: Path, requests: int = 2000) -> Path:
     return path
 
 
-def measure(options: argparse.Namespace, trace: Path, speedup: int) -> list[Row]:
-    whole: list[float] = []
-    single: list[float] = []
-    peer: list[float] = []
-    events = handed = 0.0
-    for turn in range(options.rounds):
-        speed, events, handed = ours(trace, speedup, None)
-        whole.append(speed)
-        if options.dynosim is not None:
-            peer.append(dynosim(options.dynosim, trace, speedup))
-        if turn == 0:
-            single.append(ours(trace, speedup, 1)[0])
-    best, median = best_and_median(whole, lower_is_better=False)
-    label = f"arrivals x{speedup}"
-    against = ratio = None
-    if peer:
-        against = (
-            f"DynoSim ({PEER}), median {best_and_median(peer, lower_is_better=False)[1]:,.0f} requests/s"
-        )
-        ratio = median / best_and_median(peer, lower_is_better=False)[1]
-    skip = median / single[0]
+class Turns:
+    """Requests/s of each build and of the peer, measured one after the other."""
+
+    def __init__(self, options: argparse.Namespace, trace: Path, speedup: int, pythons: list[Path]) -> None:
+        self.speeds: dict[str, list[float]] = {}
+        self.single: dict[str, float] = {}
+        """Runs forced to one step, measured once."""
+        self.peer: list[float] = []
+        self.events = self.handed = 0.0
+        asked = (str(trace), str(speedup))
+        for turn in range(options.rounds):
+            speed, self.events, self.handed = ours(trace, speedup, None)
+            self.speeds.setdefault(build(), []).append(speed)
+            for python in pythons:
+                found = elsewhere(python, Path(__file__), *asked, "0")
+                self.speeds.setdefault("compiled", []).append(found[0])
+            if options.dynosim is not None:
+                self.peer.append(dynosim(options.dynosim, trace, speedup))
+            if turn == 0:
+                self.single[build()] = ours(trace, speedup, 1)[0]
+                for python in pythons:
+                    self.single["compiled"] = elsewhere(python, Path(__file__), *asked, "1")[0]
+
+
+def measure(options: argparse.Namespace, trace: Path, speedup: int, pythons: list[Path]) -> list[Row]:
+    turns = Turns(options, trace, speedup, pythons)
+    rows = []
+    for name, speeds in turns.speeds.items():
+        rows += _rows(turns, name, speeds, f"{name}, arrivals x{speedup}")
+    handed = f"arrivals x{speedup} ({turns.handed:.0%} handed over)"
+    return [*rows, Row(name=f"events a request, {handed}", value=turns.events, unit="events")]
+
+
+def _rows(turns: Turns, name: str, speeds: list[float], label: str) -> list[Row]:
+    best, median = best_and_median(speeds, lower_is_better=False)
+    against = ratio = must = goal = None
+    if turns.peer:
+        peer = best_and_median(turns.peer, lower_is_better=False)[1]
+        against, ratio = f"DynoSim ({PEER}), median {peer:,.0f} requests/s", median / peer
+        must, goal = BOUNDS[name]
     return [
         Row(
-            name=f"simulated requests/s, {label}: median of {options.rounds}",
-            value=median, unit="requests/s", against=against, ratio=ratio,
-            must=">= 2" if peer else None, goal=">= 4" if peer else None,
+            name=f"simulated requests/s, {label}: median of {len(speeds)}",
+            value=median, unit="requests/s", against=against, ratio=ratio, must=must, goal=goal,
         ),
         Row(name=f"the same, {label}: best", value=best, unit="requests/s"),
-        Row(name=f"runs forced to one step, {label}", value=single[0], unit="requests/s"),
-        Row(name=f"due to runs of many steps, {label}", value=skip, unit="x"),
-        Row(name=f"events a request, {label} ({handed:.0%} handed over)", value=events, unit="events"),
+        Row(name=f"runs forced to one step, {label}", value=turns.single[name], unit="requests/s"),
+        Row(name=f"due to runs of many steps, {label}", value=median / turns.single[name], unit="x"),
     ]  # fmt: skip
 
 
@@ -167,7 +187,12 @@ def main() -> int:
     parser.add_argument("--install-peer", action="store_true", help=f"install {PEER} into the cache first")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="first requests of the trace only")
+    parser.add_argument("--one", nargs=3, metavar=("TRACE", "SPEEDUP", "STEPS"))
+    add_option(parser)
     options = parser.parse_args()
+    if options.one is not None:
+        trace, speedup, steps_max = options.one
+        return print_one(ours(Path(trace), int(speedup), int(steps_max) or None))
     folder = cache_folder() / "peers" / "dynosim"
     if options.install_peer:
         install_peer(folder)
@@ -175,14 +200,14 @@ def main() -> int:
         options.dynosim = folder / "bin" / "python"
     if options.dynosim is None:
         print(f"DynoSim is not there: --install-peer, or --dynosim PYTHON with {PEER}", file=sys.stderr)
-    words = take_priority()
+    words, pythons = take_priority(), others(options.compiled)
     with pinned() as cpu, tempfile.TemporaryDirectory() as temporary:
         trace = options.trace or generated(Path(temporary) / "trace.jsonl")
         if options.limit is not None:
             lines = trace.read_text().splitlines(keepends=True)[: options.limit]
             trace = Path(temporary) / "limited.jsonl"
             trace.write_text("".join(lines))
-        rows = [row for speedup in SPEEDUPS for row in measure(options, trace.absolute(), speedup)]
+        rows = [row for speedup in SPEEDUPS for row in measure(options, trace.absolute(), speedup, pythons)]
     extra = {"run": f"{words}, CPU {cpu}, {options.trace or 'generated trace'}, no checkers"}
     return finish("simulate", rows, options.json, packages=("msgspec",), extra=extra)
 

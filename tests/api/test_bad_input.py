@@ -164,6 +164,7 @@ RANGES: list[tuple[str, Any]] = [
     ("ignore_eos", 1),
     ("priority", 2**40),
     ("deadline_ms", 0),
+    ("exact", "yes"),
 ]
 
 

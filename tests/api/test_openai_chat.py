@@ -123,6 +123,7 @@ def test_sampling_reaches_the_fleet() -> None:
         ignore_eos=True,
         priority=3,
         deadline_ms=1500,
+        exact=True,
         user="someone",
         unheard_of={"deep": [1, 2]},
     )
@@ -134,7 +135,7 @@ def test_sampling_reaches_the_fleet() -> None:
     assert sampling.logit_bias == {65: 5.0, 66: -100.0}
     assert (sampling.seed, request.seeded) == (7, True)
     assert (request.tokens_max, request.stop_tokens) == (5, ())
-    assert (request.priority, request.deadline_ms) == (3, 1500)
+    assert (request.priority, request.deadline_ms, request.exact) == (3, 1500, True)
 
 
 def test_defaults() -> None:

@@ -154,7 +154,7 @@ def requests(bench: Bench, scale: float = 1.0) -> list[Any]:
     made = bench("comparison").Request
     return [
         made(
-            name=f"r{at}",
+            number=at,
             ttft_ns=round((100 + at) * 1e6 * scale),
             door_ttft_ns=round((90 + at) * 1e6 * scale),
             end_ns=at * 1_000_000_000 + 500_000_000,
@@ -182,8 +182,23 @@ def test_errors_are_shares_of_the_live_figure(bench: Bench) -> None:
     assert found["ITL p50"].live == pytest.approx(10)
     assert found["throughput"].error == 0
     assert found["throughput"].live == pytest.approx(10)
-    assert 0 < found["TTFT p50"].noise < 0.1
-    assert found["ITL p50"].noise == pytest.approx(0, abs=1e-9)
+    # Every request is slower by as much, whichever are drawn.
+    assert found["TTFT p50"].noise == pytest.approx(0, abs=1e-9)
+
+
+def test_noise_is_that_of_the_error_over_requests(bench: Bench) -> None:
+    comparison = bench("comparison")
+    live = comparison.sample(requests(bench), 8)
+    uneven = [
+        comparison.Request(
+            number=one.number, ttft_ns=one.ttft_ns * (1 + one.number % 2), door_ttft_ns=one.door_ttft_ns,
+            end_ns=one.end_ns, output_tokens=one.output_tokens, pieces_ns=one.pieces_ns,
+        )
+        for one in requests(bench)
+    ]  # fmt: skip
+    found = {one.name: one for one in comparison.compare(live, comparison.sample(uneven, 8))}
+    assert 0.1 < found["TTFT p50"].noise < 0.6
+    assert found["TTFT at the door p50"].noise == 0
 
 
 def test_warm_up_and_tail_are_left_out(bench: Bench) -> None:
@@ -196,7 +211,7 @@ def test_warm_up_and_tail_are_left_out(bench: Bench) -> None:
     assert found.requests_per_s == pytest.approx(1)
     # Tokens that came before the warm-up had ended do not count either.
     straddling = comparison.Request(
-        name="early", ttft_ns=1, door_ttft_ns=1, end_ns=10**12, output_tokens=3,
+        number=40, ttft_ns=1, door_ttft_ns=1, end_ns=10**12, output_tokens=3,
         pieces_ns=(0, served[7].end_ns - 1, served[7].end_ns + 9_000_000),
     )  # fmt: skip
     more = comparison.sample([*served, straddling], 8)

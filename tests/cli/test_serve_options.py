@@ -54,9 +54,11 @@ def test_scripted_costs_are_in_the_engines_units() -> None:
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
-    path.write_text('port = 9000\nlease_s = 1.5\npool_mib = 7\n[[worker]]\nrole = "both"\n')
+    path.write_text('port = 9000\nlease_s = 1.5\nexact_wait_s = 9\npool_mib = 7\n[[worker]]\nrole = "both"\n')
     made = plan("--fleet", str(path), "--port", "9001")
     assert (made.port, made.lease_ns, made.pool_bytes) == (9001, 1_500_000_000, 7 << 20)
+    assert made.exact_wait_ns == 9_000_000_000
+    assert plan("--fleet", str(path), "--exact-wait", "0.5").exact_wait_ns == 500_000_000
     assert [worker.name for worker in made.workers] == ["both-0"]
 
 
@@ -68,6 +70,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         (("--lease", "0"), "--lease"),
         (("--grace", "-1"), "--grace"),
         (("--lease", "nan"), "--lease"),
+        (("--exact-wait", "-1"), "--exact-wait"),
         (("--prefill", "native:int9"), r"worker\.format"),
         (("--prefill", "cuda"), r"worker\.engine"),
         (("--decode", "native:int8x0"), r"worker\.count"),

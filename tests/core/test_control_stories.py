@@ -80,6 +80,41 @@ def test_a_stream_waits_for_its_numerics_and_then_goes_on_with_others(new_desk: 
     assert not record.exact
 
 
+def test_a_stream_that_wants_no_other_numerics_fails_where_its_own_do_not_come(
+    new_desk: Callable[..., Any],
+) -> None:
+    desk = new_desk(exact_wait_ns=100 * MS)
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(P, D), shares=shares))
+    desk.worker(P, "prefill", ("int8",))
+    desk.worker(D, "decode", ("int4",))
+    desk.arrive(exact=True)
+    desk.about(facts.TargetReserved, worker=D, held_tokens=0, held=())
+    desk.about(facts.StreamStarted, worker=D, waited_ns=0)
+    desk.say(facts.WorkerLost(worker=D))
+    assert desk.about(facts.StreamDrained, starts=(facts.SequenceStart(0, 3),)) == {}
+    told = desk.say(facts.DeadlinePassed(), after_ns=101 * MS)
+    assert list(told) == [DOOR]
+    ended = only(told[DOOR], facts.RequestEnded)
+    assert "numerics" in ended.failure
+    assert ended.record.exact
+    assert not desk.machine.requests.open
+
+
+def test_a_request_that_wants_no_other_numerics_waits_as_long_for_them_as_a_stream(
+    new_desk: Callable[..., Any],
+) -> None:
+    desk = new_desk(exact_wait_ns=500 * MS, unavailable_wait_ns=50 * MS)
+    shares = (("prefill-0", 32), ("decode-0", 32))
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=shares))
+    desk.worker(D, "decode", ("int4",))
+    assert desk.arrive(seeded=True, exact=True) == {}
+    assert desk.say(facts.DeadlinePassed(), after_ns=60 * MS) == {}
+    told = desk.say(facts.DeadlinePassed(), after_ns=450 * MS)
+    assert only(told[DOOR], facts.RequestRejected).kind == "unavailable"
+    assert not desk.machine.requests.open
+
+
 def test_a_full_line_rejects_with_a_time_to_come_again(new_desk: Callable[..., Any]) -> None:
     desk = new_desk(queue_max=1)
     desk.queued()

@@ -330,3 +330,22 @@ def test_a_new_control_hears_of_everybody_whose_answer_is_waited_for(table: Call
     bench.say(facts.PeerLost(worker=D))
     bench.say(facts.EstateSettled(lost=D, inherited=()))
     assert bench.home()
+
+
+def test_a_claim_that_pays_for_another_leaves_no_debt(table: Callable[..., Any]) -> None:
+    bench = table(P)
+    bench.prefill("a", split=8)
+    old = only(bench.ran(), facts.PagesOffered)
+    answered(bench, old)
+    bench.prefill("b", split=8)
+    new = only(bench.ran(), facts.PagesOffered)
+    told = bench.say(
+        facts.OfferAnswered(
+            request="b", attempt=1, sender=D, first_page=0, kept=new.pages, deposit=(), serial=9,
+            released=old.pages,
+        )
+    )  # fmt: skip
+    assert not any(isinstance(fact, facts.PagesGiven) for fact in told)
+    assert set(bench.machine.ledger.tree.lent_to(D)) == set(new.pages)
+    assert bench.machine.pages().cached == 2
+    assert bench.home()

@@ -416,3 +416,37 @@ def test_a_release_ends_a_run_that_began_with_the_tail(table: Callable[..., Any]
     bench.ran(steps=1)
     assert bench.dropped == [("r", 1)]
     assert bench.home()
+
+
+def claimed_and_cached(bench: Any, name: str, first: int) -> facts.OfferAnswered:
+    """A short answer behind two claimed prompt pages, which stay in the cache."""
+    bench.ask(name, tokens=10, tokens_max=1)
+    bench.fix(name, split=8, source=P)
+    answer: facts.OfferAnswered = only(bench.offer((first, first + 1), name), facts.OfferAnswered)
+    bench.finish(name, emitted=1)
+    return answer
+
+
+def test_old_claims_pay_for_new_ones_when_pages_are_short(table: Callable[..., Any]) -> None:
+    bench = table(pages=16)
+    answers = [claimed_and_cached(bench, f"r{n}", 100 + 2 * n) for n in range(9)]
+    assert [len(answer.deposit) + len(answer.released) for answer in answers] == [2] * 9
+    assert (answers[0].released, len(answers[0].deposit)) == ((), 2)
+    assert answers[-1].released != ()
+    released = [page for answer in answers for page in answer.released]
+    assert len(released) == len(set(released))
+    assert released[:2] == [100, 101] or released[:2] == [101, 100]
+    assert bench.home()
+
+
+def test_no_claim_pays_for_another_while_an_estate_is_settled(table: Callable[..., Any]) -> None:
+    bench = table(pages=16)
+    for n in range(9):
+        answer = claimed_and_cached(bench, f"r{n}", 100 + 2 * n)
+    assert answer.released != ()
+    bench.ask("last", tokens=10, tokens_max=1)
+    bench.fix("last", split=8, source=P)
+    bench.say(facts.PeerLost(worker=Q))
+    bench.offer((150, 151), "last")
+    settled = bench.say(facts.EstateSettled(lost=Q, inherited=()))
+    assert only(settled, facts.OfferAnswered).released == ()

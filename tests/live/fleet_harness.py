@@ -193,11 +193,20 @@ class Fleet:
         return self
 
     def get(self, path: str) -> tuple[int, Any]:
+        status, body = self._get(path)
+        return status, json.loads(body)
+
+    def text(self, path: str) -> str:
+        status, body = self._get(path)
+        assert status == 200
+        return body.decode()
+
+    def _get(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            return response.status, response.read()
         finally:
             connection.close()
 

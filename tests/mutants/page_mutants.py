@@ -6,6 +6,7 @@ from mutant import Mutant
 
 LEDGER, TREE = "core/pages/ledger.py", "core/pages/prefix.py"
 TARGET, SOURCE = "core/worker/target.py", "core/worker/source.py"
+LOANS = "core/worker/loans.py"
 
 PAGE_MUTANTS = (
     Mutant(
@@ -45,8 +46,22 @@ PAGE_MUTANTS = (
     Mutant(
         "a claim is not paid for",
         TARGET,
-        "task.spare[: len(kept)], task.spare[len(kept) : len(pages)]",
+        "task.spare[:paid], task.spare[paid : len(pages)]",
         "task.spare[:0], task.spare[: len(pages)]",
+    ),
+    Mutant(
+        "a claim that pays for another does not end",
+        SOURCE,
+        "            self.ledger.end_claim(fact.sender, fact.released)\n",
+        "            pass\n",
+        test="tests/core/test_source.py",
+    ),
+    Mutant(
+        "claims pay for others while an estate is settled",
+        LEDGER,
+        "while not self.frozen and len(released) < count:",
+        "while len(released) < count:",
+        test="tests/core/test_worker.py",
     ),
     Mutant(
         "a deposit is paid back twice",
@@ -124,16 +139,16 @@ PAGE_MUTANTS = (
     ),
     Mutant(
         "a context loan is not pinned",
-        TARGET,
-        "if pages and (task.key, fact.sender) not in self.loans:",
-        "if False:",
+        LOANS,
+        "elif (task.key, fact.sender) not in self.open:",
+        "elif False:",
         test="tests/core/test_field_failures.py",
     ),
     Mutant("context is not returned", SOURCE, "        if task.context:\n", "        if False:\n"),
     Mutant(
         "a loan to a dead source is kept",
-        TARGET,
-        "                del self.loans[key]\n                self.ledger.unpin(leaf)",
+        LOANS,
+        "                self.end(key, reader)",
         "                pass",
         test="tests/core/test_last_words.py",
     ),

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from diptych.core import facts
+from diptych.core.actions import RunSteps
 from diptych.core.config import SECOND_NS, ControlConfig
 from diptych.sim.costs.file import LinkCosts
 from diptych.sim.costs.measured import MeasuredCosts
@@ -19,6 +20,7 @@ from diptych.sim.report.figures import Figures, Slo, figures
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
 from diptych.sim.timed.links import Links
 from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.step_loop import Run
 from diptych.sim.workloads.spec import Common, read_workload
 
 MODEL = Geometry(
@@ -201,3 +203,16 @@ def test_shortage_of_pages_preempts_and_everything_is_served() -> None:
     assert result.served == 24
     assert result.resumed > 0
     assert result.queued_max > 0
+
+
+def test_steps_that_are_complete_have_a_closed_form() -> None:
+    """The same as counting borders one by one, at, before and after each of them."""
+    action = RunSteps(run=1, steps_max=40, prompts=(), tables=(), predicted_ns=0)
+    for step_ps, growth_ps in ((5_000_001, 0), (4_999_999, 1), (3_000_500, 12_345), (1_000, 999_999)):
+        run = Run(action, origin_ps=7_654_321, before=1, since_ps=0)
+        run.first_ps, run.step_ps, run.growth_ps, run.steps = 9_000_700, step_ps, growth_ps, 40
+        borders = [run.border_ns(step) for step in range(1, 41)]
+        for now_ns in {time for border in borders for time in (border - 1, border, border + 1)}:
+            assert run.borders_passed(now_ns) == sum(border <= now_ns for border in borders)
+    run.steps = 1
+    assert [run.borders_passed(now_ns) for now_ns in (0, borders[0], 1 << 50)] == [0, 1, 1]

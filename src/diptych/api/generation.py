@@ -37,6 +37,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
     priority: int = 0
     deadline_ms: int | None = None
+    exact: bool = False
+    """Rather failed than continued by other numerics than those of its recipe."""
     trace_context: str = ""
     """W3C traceparent of the client, passed on as it came."""
 

@@ -35,6 +35,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    exact: bool | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
 
     def sampling(

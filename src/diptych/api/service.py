@@ -70,6 +70,7 @@ def generation_request(
         tenant=call.tenant,
         priority=fields.priority or 0,
         deadline_ms=fields.deadline_ms,
+        exact=bool(fields.exact),
         trace_context=parent if _TRACE_PARENT.fullmatch(parent) else "",
     )
 

@@ -78,6 +78,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     time_ = parser.add_argument_group("time")
     time_.add_argument("--lease", type=float, metavar="S", help="silence after which a worker is killed (3)")
     time_.add_argument("--grace", type=float, metavar="S", help="time for open streams after SIGTERM (10)")
+    time_.add_argument(
+        "--exact-wait",
+        type=float,
+        metavar="S",
+        help="how long a broken stream waits for a worker with its numerics before it takes others (30)",
+    )
     scripted = parser.add_argument_group("scripted engine (no model; for tests and examples)")
     scripted.add_argument("--scripted", action="store_true", help="default fleet of scripted workers")
     scripted.add_argument("--scripted-step-us", type=float, help="cost of a step")
@@ -108,6 +114,7 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
     pool_mib = _first(arguments.pool_mib, file.pool_mib)
     lease_s = _first(arguments.lease, file.lease_s, defaults.lease_ns / SECOND_NS)
     grace_s = _first(arguments.grace, file.grace_s, defaults.grace_ns / SECOND_NS)
+    exact_wait_s = _first(arguments.exact_wait, file.exact_wait_s, defaults.exact_wait_ns / SECOND_NS)
     port = _first(arguments.port, file.port, defaults.port)
     if pool_mib is not None and pool_mib < 1:
         raise FleetError(f"--pool-mib: {pool_mib}; at least 1")
@@ -115,6 +122,8 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         raise FleetError(f"--lease: {lease_s}; 0.1 to 3600 seconds")
     if not 0 <= grace_s <= 3600:
         raise FleetError(f"--grace: {grace_s}; 0 to 3600 seconds")
+    if not 0 <= exact_wait_s <= 3600:
+        raise FleetError(f"--exact-wait: {exact_wait_s}; 0 to 3600 seconds")
     if not 0 <= port <= 65535:
         raise FleetError(f"--port: {port}; 0 to 65535")
     return ServePlan(
@@ -125,6 +134,7 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         pool_bytes=None if pool_mib is None else pool_mib * MEBIBYTE,
         lease_ns=round(lease_s * SECOND_NS),
         grace_ns=round(grace_s * SECOND_NS),
+        exact_wait_ns=round(exact_wait_s * SECOND_NS),
         records_path=arguments.records,
         record_folder=None if arguments.record is None else _record_folder(Path(arguments.record)),
     )

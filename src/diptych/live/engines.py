@@ -85,11 +85,12 @@ def _scripted(launch: WorkerLaunch) -> Engine:
     from diptych.engine.scripted import ScriptedCost, ScriptedEngine
 
     costs = ScriptedCost.__struct_fields__
-    _refuse_options(launch, (*costs, "end_every"))
+    _refuse_options(launch, (*costs, "end_every", "own_format_only"))
+    others = () if launch.options.get("own_format_only") else launch.formats
     cost = {name: int(launch.options[name]) for name in costs if name in launch.options}
     return ScriptedEngine(
         model=launch.model.name,
-        numerics=(launch.format, *(name for name in launch.formats if name != launch.format)),
+        numerics=(launch.format, *(name for name in others if name != launch.format)),
         page_tokens=launch.page_tokens,
         context_tokens_max=launch.model.context_max,
         cost=ScriptedCost(**cost),

@@ -70,6 +70,7 @@ class FleetFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pool_mib: int | None = None
     lease_s: float | None = None
     grace_s: float | None = None
+    exact_wait_s: float | None = None
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from diptych.core.config import SECOND_NS
+from diptych.core.config import SECOND_NS, ControlConfig
 from diptych.live.fleet_file import WorkerPlan
 
 
@@ -18,6 +18,8 @@ class ServePlan(msgspec.Struct, frozen=True, kw_only=True):
     lease_ns: int = 3 * SECOND_NS
     grace_ns: int = 10 * SECOND_NS
     """How long open streams may go on after SIGTERM."""
+    exact_wait_ns: int = ControlConfig().exact_wait_ns
+    """How long a stream waits for the numerics of its recipe."""
     start_limit_ns: int = 60 * SECOND_NS
     """A worker that has not joined by then is killed and started anew."""
     records_path: str | None = None

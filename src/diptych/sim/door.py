@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from diptych.core import facts
 from diptych.core.facts import Fact
-from diptych.core.ids import CONTROL, Attempt, RequestId
+from diptych.core.ids import CONTROL, Attempt, Incarnation, RequestId
 from diptych.core.recipe import Recipe, numerics_at
 from diptych.sim import events
 from diptych.sim.driver import Happening, Outside
@@ -80,6 +80,9 @@ class Door:
         self.alive = True
         self.joined: int | None = None
         """The generation of control it has a socket to."""
+        self.newest = 0
+        """The last one it had; word of an older one is late."""
+        self.closed_workers: set[Incarnation] = set()
         self.clients: dict[RequestId, Client] = {}
         self.done: dict[RequestId, Client] = {}
 
@@ -95,14 +98,20 @@ class Door:
                 self._frame(now_ns, event)
             case events.PauseFrame():
                 self._paused(event.request, event.attempt)
+            case events.SocketClosed():
+                self.closed_workers.add(event.worker)
+                for client in list(self.clients.values()):
+                    if client.told_end and client.target == event.worker:
+                        self._state_again(client)
             case events.ReadUp():
                 self._read_up(event.request)
             case events.DrainRead():
                 self._state(event.request, event.attempt)
             case events.ControlUp():
-                if self.joined is not None:
-                    self._control_down()
-                self._join(event.generation)
+                if event.generation > self.newest:
+                    if self.joined is not None:
+                        self._control_down()
+                    self._join(event.generation)
             case events.ControlDown():
                 if event.generation == self.joined:
                     self._control_down()
@@ -231,14 +240,18 @@ class Door:
     # ---- control ------------------------------------------------------------------------------------
 
     def _join(self, generation: int) -> None:
-        self.joined = generation
+        self.joined = self.newest = generation
+        # Whose end was told has only tokens to come, from its worker.
+        self._say_open([client for client in self.clients.values() if not client.told_end])
+
+    def _say_open(self, clients: list[Client]) -> None:
         opens = []
-        for client in self.clients.values():
+        for client in clients:
             starts = client.starts(self.page_tokens)
             opens.append(
                 facts.OpenRequest(client.arrived, client.attempt, client.recipe, starts, client.finished())
             )
-        payloads = {name: client.payload_now() for name, client in self.clients.items()}
+        payloads = {client.plan.request: client.payload_now() for client in clients}
         self.outside.send(self.name, CONTROL, facts.DoorJoined(door=self.name, open=tuple(opens)), payloads)
 
     def _control_down(self) -> None:
@@ -268,6 +281,20 @@ class Door:
             if event.failure is not None and "room for" in event.failure and any(client.tokens):
                 raise Violation("stream refused", f"{event.request}: {event.failure}")
         self._close_if_closed(now_ns, client)
+        if client.target in self.closed_workers:
+            self._state_again(client)
+
+    def _state_again(self, client: Client) -> None:
+        """Control has let the request go as ended and its worker is dead, but the last tokens were lost on
+        the way between their hosts: to control it is one that a door has open and it does not know."""
+        if client.plan.request not in self.clients or client.closed():
+            return
+        client.told_end = False
+        client.record = None
+        if client.attempt is not None:
+            client.drained = max(client.drained, client.attempt)
+        if self.joined is not None:
+            self._say_open([client])
 
     def dawdle(self, request: RequestId, delay_ns: int) -> bool:
         """The client reads slowly from now on; what it has not read yet waits at the door."""

@@ -63,6 +63,7 @@ class Driver:
         self._heap: list[Entry] = []
         self._line: deque[Entry] = deque()
         self._serial = 0
+        self._stopped = False
 
     def at(self, at_ns: int, sender: str, receiver: str, event: Happening, payload: object = None) -> None:
         self._serial += 1
@@ -74,10 +75,19 @@ class Driver:
                 at_ns = now_ns
             heappush(self._heap, (at_ns, self._serial, receiver, sender, event, payload))
 
-    def run(self, until: Callable[[], bool], horizon_ns: int) -> bool:
-        """Runs until `until()` holds or the horizon is reached; says whether it held."""
+    def post(self, sender: str, receiver: str, event: Happening) -> None:
+        """`at`, after the usual latency."""
+        self._serial += 1
+        self._line.append((self.now_ns + self.latency_ns, self._serial, receiver, sender, event, None))
+
+    def stop(self) -> None:
+        """After the event in hand: `run` returns."""
+        self._stopped = True
+
+    def run(self, until: Callable[[], bool] | None, horizon_ns: int) -> bool:
+        """Runs until `until()` holds (None: until `stop`) or the horizon is reached; says whether it did."""
         heap, line, parties = self._heap, self._line, self.parties
-        while not until():
+        while not (self._stopped if until is None else until()):
             if line and not (heap and heap[0] < line[0]):
                 entry = line[0]
                 if entry[0] > horizon_ns:
@@ -92,6 +102,7 @@ class Driver:
             if party is not None:
                 self.events += 1
                 party.receive(entry[0], entry[3], entry[4], entry[5])
+        self._stopped = False
         return True
 
 

@@ -77,6 +77,12 @@ class ControlDown(Event, frozen=True):
     generation: int
 
 
+class SocketClosed(Event, frozen=True):
+    """A worker's process is gone: nothing more comes from it."""
+
+    worker: str
+
+
 class DoorUp(Event, frozen=True):
     """A door that was lost is started again."""
 

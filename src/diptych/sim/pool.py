@@ -130,6 +130,8 @@ class Pool:
                 self._offered[offer] = self._offered.get(offer, ()) + fact.pages
             case facts.OfferAnswered():
                 self._claimed(sender, to, fact)
+                for page in fact.released:
+                    self._unclaimed(sender, page)
                 self._gave(sender, to, fact.deposit, fact.serial)
             case facts.PagesGiven():
                 self._gave(sender, to, fact.pages, fact.serial)
@@ -222,7 +224,7 @@ class Pool:
         offered = self._offered.get((owner, claimant, fact.request, fact.attempt, fact.first_page), ())
         if not set(fact.kept) <= set(offered):
             raise Violation("claim without an offer", f"{claimant} keeps {fact.kept} of {offered} by {owner}")
-        if len(fact.kept) != len(fact.deposit):
+        if len(fact.kept) != len(fact.deposit) + len(fact.released):
             raise Violation("wrong payment", f"{claimant} keeps {len(fact.kept)}, pays {len(fact.deposit)}")
         for page in fact.kept:
             if claimant in self.pages[page].claims:

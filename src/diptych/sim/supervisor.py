@@ -36,6 +36,8 @@ class Supervisor:
         self.name = name
         self.joined: int | None = None
         """The generation of control it has a socket to."""
+        self.newest = 0
+        """The last one it had; word of an older one is late."""
         mine = [plan for plan in scenario.workers if host in (None, plan.host)]
         self.plans = {plan.name: plan for plan in mine}
         self.epochs = dict.fromkeys(self.plans, 0)
@@ -49,7 +51,8 @@ class Supervisor:
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         match event:
             case events.ControlUp():
-                self._state_hosts(event.generation)
+                if event.generation > self.newest:
+                    self._state_hosts(event.generation)
             case events.ControlDown():
                 if event.generation == self.joined:
                     self.joined = None
@@ -102,7 +105,7 @@ class Supervisor:
         self.processes.start(worker, plan)
 
     def _state_hosts(self, generation: int) -> None:
-        self.joined = generation
+        self.joined = self.newest = generation
         for host in sorted({plan.host for plan in self.plans.values()}):
             mine = [plan for plan in self.plans.values() if plan.host == host]
             alive = [self.running[plan.name] for plan in mine if plan.name in self.running]

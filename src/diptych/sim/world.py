@@ -52,7 +52,15 @@ class World:
         self.doors: dict[str, Door] = {}
         self.done: list[Client] = []
         self.observers: list[Observer] = []
-        self.transfers = Transfers(scenario.transfers, scenario.seed, self.driver, self.workers, self.pool_of)
+        self.transfers = Transfers(
+            scenario.transfers,
+            scenario.seed,
+            self.driver,
+            self.workers,
+            self.pool_of,
+            self.network,
+            self.tally,
+        )
         self.driver.parties[TRANSFERS] = self.transfers
         self.auditors: list[Auditor] = []
         self.words = 0
@@ -151,11 +159,16 @@ class World:
     def _worker_port(self, worker: Incarnation) -> Port:
         """What a worker's sockets make of news about control: a new socket takes the place of the old."""
 
+        newest = 0
+
         def port(sender: str, event: Happening) -> tuple[facts.Fact, ...]:
+            nonlocal newest
             held = self.connected.get(worker)
             match event:
+                case events.ControlUp() if event.generation <= newest:
+                    return ()
                 case events.ControlUp():
-                    self.connected[worker] = event.generation
+                    self.connected[worker] = newest = event.generation
                     joined = facts.ControlJoined(epoch=event.generation)
                     return (joined,) if held is None else (facts.ControlLost(), joined)
                 case events.ControlDown():
@@ -237,7 +250,7 @@ class World:
         loop.died(self.driver.now_ns if loop.paused_ns is None else loop.paused_ns)
         self.transfers.died(worker)
         self.pool_of(worker).died(worker)
-        notices: dict[str, Happening] = {}
+        notices: dict[str, Happening] = dict.fromkeys(self.doors, events.SocketClosed(worker))
         if self.control is not None and self.dialed.get(worker) == self.generation:
             notices[self.control.name] = facts.ConnectionLost(peer=worker)
         self.network.closed(self.driver.now_ns, worker, notices)

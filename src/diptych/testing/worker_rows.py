@@ -170,7 +170,8 @@ def reads_offered_pages_where_they_lie(trial: WorkerTrial) -> None:
     said = trial.tell(trial.offer((72, 73), first_page=2))
     second = one(said, facts.OfferAnswered)
     for answer in (first, second):
-        require(len(answer.deposit) == len(answer.kept), "pays another number of pages than it claims")
+        paid = len(answer.deposit) + len(answer.released)
+        require(paid == len(answer.kept), "pays another number of pages than it claims")
         require(all(page < GRANTED for page in answer.deposit), "pays with pages it does not own")
     require(first.serial != second.serial, "numbers two deposits alike")
     one(said, facts.StreamEnded)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diptych.wire.kv import nhd, panels
+from diptych.wire.kv import Copy, KvFormat, hnd, nhd, panels, plan, shard
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from diptych.conversion import Conversion  # noqa: E402
 from diptych.engine.torch.kv_pages import KvPages  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -59,11 +60,46 @@ def test_what_is_written_is_read_back() -> None:
     assert torch.equal(read_values, values.bfloat16().float().transpose(0, 1))
 
 
-def test_foreign_layouts_and_pools_are_refused() -> None:
+GEOMETRY = {"model": "m", "layers": LAYERS, "kv_heads": HEADS, "head_dim": DIM}
+LAYOUTS = [
+    nhd(**GEOMETRY, page_tokens=4, dtype="float32"),
+    hnd(**GEOMETRY, page_tokens=8, dtype="float16", interleaved_keys=True),
+    panels(**GEOMETRY, page_tokens=2),
+]
+
+
+@pytest.mark.parametrize("other", LAYOUTS, ids=["nhd", "interleaved hnd", "panels of 2"])
+def test_native_pages_and_their_conversions_are_one_thing_to_torch(other: KvFormat) -> None:
+    """What torch writes into native pages it reads back from a conversion of them to another layout."""
+    native, copy = np.zeros(PAGES * FORMAT.page_bytes, np.uint8), plan(FORMAT, other)
+    assert isinstance(copy, Copy)
+    converted = np.zeros(2 * PAGES * other.page_bytes, np.uint8)
+    generator = torch.Generator().manual_seed(2)
+    keys, values = (torch.randn(8, HEADS, DIM, generator=generator) for _ in range(2))
+    pages = KvPages(native.data, PAGES, FORMAT)
+    pages.write(1, torch.tensor([5, 2]), 0, keys, values)
+    table = [7, 4, 1, 0][: 8 // other.page_tokens]
+    Conversion(copy).run(native, [5, 2], converted, table)
+    viewed = KvPages(converted.data, 2 * PAGES, other)
+    for before, after in zip(
+        pages.read(1, torch.tensor([5, 2]), 7, keys),
+        viewed.read(1, torch.tensor(table), 7, keys),
+        strict=True,
+    ):
+        assert torch.equal(before, after)
+        assert bool(before.any())
+
+
+def test_foreign_formats_and_pools_are_refused() -> None:
     data = np.zeros(PAGES * FORMAT.page_bytes, np.uint8)
-    other = nhd(model="m", layers=LAYERS, kv_heads=HEADS, head_dim=DIM, page_tokens=TOKENS)
-    with pytest.raises(ValueError, match=r"kv_format\.group\.layout\.key"):
-        KvPages(data.data, PAGES, other)
+    refused = {
+        "dtype": nhd(**GEOMETRY, page_tokens=TOKENS, dtype="int8"),
+        "heads": shard(FORMAT, 0, 2),
+        "layout.region_factors": nhd(**GEOMETRY, regions="layer"),
+    }
+    for field, other in refused.items():
+        with pytest.raises(ValueError, match=rf"kv_format\.group\.{field}: "):
+            KvPages(data.data, 1, other)
     with pytest.raises(ValueError, match="pool: "):
         KvPages(data.data, PAGES + 1, FORMAT)
     data.flags.writeable = False

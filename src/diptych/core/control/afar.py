@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from diptych.core.control.fleet import Fleet, WorkerView
 from diptych.core.control.need import Need
-from diptych.core.control.supply import Quote, Supply, computes
-
-
-class Offer:
-    """What a source of another pool would do for a target."""
-
-    __slots__ = ("quote", "split", "wait_ns")
-
-    def __init__(self, quote: Quote, split: int, wait_ns: float) -> None:
-        self.quote = quote
-        self.split = split
-        self.wait_ns = wait_ns
+from diptych.core.control.supply import Offer, Supply, computes
 
 
 def offers_from_afar(
@@ -29,15 +18,16 @@ def offers_from_afar(
             continue
         if not pairs.possible(view.joined, target.joined, now_ns):
             continue
-        held = min(view.held_pages(need.arrived.page_hashes) * tokens, need.split_max)
-        quote = Quote(view, held, view.prompt_ns_per_token(now_ns))
+        held, hope, rate = view.quote(need.arrived.page_hashes, need.split_max, now_ns)
         page_ns = pairs.page_ns(view.name, target.name)
         for split in (held, need.split_max) if held < need.split_max else (held,):
             if split <= at_hand or not computes(view, need, min(at_hand, held), split):
                 continue
             # Pages are copied while later ones are computed: the longer of the two is what counts. The
             # source copies what only the target has, before it begins.
+            missing = split - max(held, at_hand)
+            computed_ns = hope * view.pending_tokens + rate * missing if missing > 0 else 0.0
             copied = split - at_hand + max(0, at_hand - held)
-            wait_ns = max(quote.wait_ns(split, at_hand), copied // tokens * page_ns)
-            offers.append(Offer(quote, split, wait_ns))
+            wait_ns = max(computed_ns, copied // tokens * page_ns)
+            offers.append(Offer(view, held, rate, split, wait_ns))
     return offers

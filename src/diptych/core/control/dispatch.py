@@ -88,7 +88,9 @@ class Dispatch:
         request.waiting_since_ns = now_ns
         request.not_before_ns = 0
         request.expires_ns = now_ns + (
-            self.config.exact_wait_ns if request.streamed else self.config.unavailable_wait_ns
+            self.config.exact_wait_ns
+            if request.streamed or request.arrived.exact
+            else self.config.unavailable_wait_ns
         )
         insort(self.queue, request, key=lambda waiting: (-waiting.arrived.priority, waiting.arrived_ns))
 
@@ -114,10 +116,11 @@ class Dispatch:
 
     def expired(self, now_ns: int) -> list[Request]:
         """Requests that waited too long for any worker. Those that waited for numerics only go on
-        with another recipe: gap-free, but no more equal to the undisturbed stream."""
+        with another recipe: gap-free, but no more equal to the undisturbed stream. Unless their clients
+        want no other."""
         late = [request for request in self.queue if request.expires_ns <= now_ns]
         for request in late:
-            if request.recipe or self._awaits_canonical(request):
+            if (request.recipe or self._awaits_canonical(request)) and not request.arrived.exact:
                 request.recipe = ()
                 request.exact = False
                 request.expires_ns = now_ns + self.config.unavailable_wait_ns
@@ -356,6 +359,8 @@ class Dispatch:
 
     def reject_unavailable(self, request: Request) -> None:
         message = "no worker could take the request in time"
+        if request.arrived.exact and self.fleet.serving(request.arrived.model):
+            message = "no worker computes the numerics of its recipe, and it wants no others"
         if request.streamed:
             self.tell_ended(request, request.record("failed"), message)
         else:

@@ -15,8 +15,13 @@ BOTH = "both"
 DOUBT_NS = 60_000_000_000
 """After so long without a new measurement a worker's prefill rate is doubted in full."""
 DOUBT_MAX = 0.75
+DECODE_DUTY = 2.0
+"""Prompt work on a worker that prefers decoding costs so much more than its time."""
 NEVER_NS = -FOREVER_NS
 
+Quote = tuple[int, float, float]
+"""(prompt tokens probably cached; nanoseconds that each token of its queue is taken to need, and each token
+of this request)"""
 Pool = tuple[str, int]
 """Host and tokens of a page: workers of one pool read each other's pages where they lie."""
 
@@ -26,8 +31,8 @@ class WorkerView:
 
     # fmt: off
     __slots__ = (
-        "cached", "decode_ns_per_step", "fenced", "free", "granted", "heard_ns", "held", "host", "joined",
-        "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "pool",
+        "cached", "decode_ns_per_step", "duty", "fenced", "free", "granted", "heard_ns", "held", "host",
+        "joined", "measured_ns", "name", "numerics", "older", "page_tokens", "pending_tokens", "pool",
         "prefill_ns_per_token", "recent", "role", "short", "streams", "waiting",
     )
     # fmt: on
@@ -37,6 +42,7 @@ class WorkerView:
         self.name: Incarnation = joined.worker
         self.host = joined.host
         self.role = joined.role
+        self.duty = DECODE_DUTY if joined.role == DECODE else 1.0
         self.numerics = joined.numerics
         self.page_tokens = joined.page_tokens
         self.pool: Pool = (joined.host, joined.page_tokens)
@@ -60,16 +66,20 @@ class WorkerView:
         """Pages it probably caches, those of late and those before them."""
         self.older: set[PageHash] = set()
 
-    def prompt_ns_per_token(self, now_ns: int) -> float:
-        """What a prompt token is taken to cost here by who thinks of it as a source.
+    def quote(self, hashes: tuple[PageHash, ...], held_max: int, now_ns: int) -> Quote:
+        """What it is taken to have of a prompt, and to need as a source of the rest.
 
-        A figure that no run has confirmed for a while counts for less: a worker that was slow once (or
+        A rate that no run has confirmed for a while counts for less: a worker that was slow once (or
         looked so when it started on a busy host) is given work again, and measured again.
         """
+        held = self.held_pages(hashes) * self.page_tokens
+        if held > held_max:
+            held = held_max
         doubt = (now_ns - self.measured_ns) / DOUBT_NS
         if doubt > DOUBT_MAX:
             doubt = DOUBT_MAX
-        return self.prefill_ns_per_token * (1.0 - doubt)
+        hope = self.prefill_ns_per_token * (1.0 - doubt)
+        return held, hope, hope * self.duty
 
     def beat(self, fact: WorkerBeat) -> None:
         self.free, self.held, self.cached = fact.pages_free, fact.pages_held, fact.pages_cached

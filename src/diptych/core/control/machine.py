@@ -93,7 +93,9 @@ class ControlPlane:
 
     def next_deadline_ns(self) -> int | None:
         """No deadline lies before; it may turn out to have moved on when it has come."""
-        deadline_ns = min(self.fleet.lease_end_ns, self.requests.next_deadline_ns())
+        deadline_ns = self.fleet.lease_end_ns
+        if self.requests.awaited():
+            deadline_ns = min(deadline_ns, self.requests.next_deadline_ns())
         if self._adopt_until_ns is not None:
             deadline_ns = min(deadline_ns, self._adopt_until_ns)
         if self.loading:

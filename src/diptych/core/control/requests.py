@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush
 
@@ -42,7 +43,7 @@ class Requests:
         self.fleet = fleet
         self.outbox = outbox
         self.open: dict[RequestId, Request] = {}
-        self.records: dict[RequestId, RequestRecord] = {}
+        self.records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
         self.dispatch = Dispatch(config, fleet, outbox)
         self._deadlines: list[tuple[int, RequestId]] = []
 
@@ -149,7 +150,7 @@ class Requests:
         record = request.record(reason)
         self.records[record.request] = record
         while len(self.records) > self.config.records_max:
-            del self.records[next(iter(self.records))]
+            self.records.popitem(last=False)
         self.dispatch.tell_ended(request, record, failure)
         self._forget(request)
 
@@ -199,6 +200,10 @@ class Requests:
     def watch(self, request: Request) -> None:
         if request.deadline_ns is not None:
             heappush(self._deadlines, (request.deadline_ns, request.arrived.request))
+
+    def awaited(self) -> bool:
+        """Whether some request has a deadline of its own, or is in line."""
+        return bool(self._deadlines or self.dispatch.queue)
 
     def next_deadline_ns(self) -> int:
         deadline_ns = self.dispatch.next_expiry_ns() if self.dispatch.queue else FOREVER_NS

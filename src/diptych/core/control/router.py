@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from diptych.core.config import FOREVER_NS, ControlConfig
 from diptych.core.control.afar import offers_from_afar
-from diptych.core.control.fleet import DECODE, Fleet, Pool, Serving, WorkerView
+from diptych.core.control.fleet import Fleet, Pool, Serving, WorkerView
 from diptych.core.control.need import Need
-from diptych.core.control.supply import DECODE_DUTY, Quote, Supply, computes
+from diptych.core.control.supply import Offer, Supply, computes
 from diptych.core.facts import RouteReasons
 from diptych.core.recipe import numerics_of
 
@@ -39,32 +39,31 @@ class Route:
     """A choice of target, source and split."""
 
     __slots__ = (
-        "cost_ns", "held", "other_ns", "quote", "source", "source_tokens", "split", "supply", "target",
+        "cost_ns", "held", "offer", "other_ns", "source", "source_tokens", "split", "supply", "target",
     )  # fmt: skip
 
     def __init__(
         self,
         target: WorkerView,
         held: int,
-        split: int,
+        offer: Offer | None,
         cost_ns: int,
-        quote: Quote | None,
-        supply: Supply,
         other_ns: int | None,
+        supply: Supply,
     ) -> None:
         self.target = target
         self.held = held
         """Prompt tokens that the target holds, or is taken to hold."""
-        self.split = split
+        self.split = held if offer is None else offer.split
         """Prompt tokens that come from the source, or are held by the target already."""
         self.cost_ns = cost_ns
-        self.quote = quote
-        self.supply = supply
-        self.source = quote.view if quote is not None else None
-        self.source_tokens = max(0, split - max(quote.held, held)) if quote is not None else 0
-        """Prompt tokens that the source will have to compute."""
         self.other_ns = other_ns
         """Cost of the best choice of the other kind: without a source, or with one."""
+        self.offer = offer
+        self.source = None if offer is None else offer.source
+        self.source_tokens = 0 if offer is None else max(0, offer.split - max(offer.cached, held))
+        """Prompt tokens that the source will have to compute."""
+        self.supply = supply
 
 
 class Router:
@@ -75,19 +74,14 @@ class Router:
     def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
         serving = self.fleet.serving(need.model)
-        tail_tokens = need.known_tokens - need.border
         supplies: dict[Pool, Supply] = {}
         best: Route | None = None
         for target in self._targets(serving, need):
-            # No choice of P makes a target cheaper than its load and the tail it always computes.
-            least_ns = self._load(target) + tail_tokens * target.prefill_ns_per_token
-            if best is not None and least_ns >= best.cost_ns:
-                continue
             supply = supplies.get(target.pool)
             if supply is None:
                 views = serving.pools[target.pool]
                 supply = supplies[target.pool] = Supply(need, serving, views, now_ns)
-            best = self._cheaper(best, target, supply.quotes[target].held, need, supply)
+            best = self._cheaper(best, target, supply.quotes[target][0], need, supply)
         return best
 
     def replan(
@@ -122,58 +116,54 @@ class Router:
 
     # ---- prices -----------------------------------------------------------------------------------
 
-    def _load(self, target: WorkerView) -> int:
-        """Streams it serves slow each other; those that wait for its pages wait for streams to end."""
-        steps = target.streams * LOAD_STEPS + target.waiting * WAITING_STEPS
-        return steps * target.decode_ns_per_step
-
     def _cheaper(
         self, best: Route | None, target: WorkerView, at_hand: int, need: Need, supply: Supply
     ) -> Route | None:
         """`best`, or what this target offers if that is cheaper: alone, with a source that has everything
         up to the last border, or with what a source has cached."""
-        rate = target.prefill_ns_per_token
+        rate, streams = target.prefill_ns_per_token, target.streams
+        # Streams it serves slow each other; those that wait for its pages wait for streams to end.
+        load_ns = (streams * LOAD_STEPS + target.waiting * WAITING_STEPS) * target.decode_ns_per_step
         # Of a token below the border, and of one after it, when the target computes it itself.
-        late_ns = rate * (1.0 + DISTURBANCE * target.streams)
-        early_ns = late_ns + rate * (DECODE_DUTY - 1.0) if target.role == DECODE else late_ns
-        tail_ns = self._load(target) + late_ns * (need.known_tokens - need.border)
+        late_ns = rate * (1.0 + DISTURBANCE * streams)
+        early_ns = late_ns + rate * (target.duty - 1.0)
+        tail_ns = load_ns + late_ns * (need.known_tokens - need.border)
+        # No choice of P makes a target cheaper than its load and the tail it always computes.
+        if best is not None and tail_ns >= best.cost_ns:
+            return best
         queue_ns = float(rate * target.pending_tokens)
         alone_ns: int | None = None
         if not need.recipe or computes(target, need, at_hand, need.border):
             alone_ns = int(tail_ns + early_ns * (need.border - at_hand) + queue_ns)
-        chosen: Quote | None = None
-        chosen_split, shared_ns = at_hand, FOREVER_NS
-        maker, saver = supply.maker(target, at_hand), supply.saver(target, at_hand)
-        for source, split in ((maker, need.split_max), (saver, saver.held if saver is not None else 0)):
-            if source is None or (need.recipe and not computes(target, need, split, need.border)):
+        offers = supply.offers(target, at_hand)
+        if len(supply.serving.pools) > 1:
+            offers = [*offers, *offers_from_afar(self.fleet, supply, target, at_hand, need)]
+        chosen: Offer | None = None
+        shared_ns = FOREVER_NS
+        for offer in offers:
+            if need.recipe and not computes(target, need, offer.split, need.border):
                 continue
             # P works while D's own queue runs down: the longer of the two is waited for, not their sum.
-            ahead_ns = max(queue_ns, source.wait_ns(split, at_hand) + self._handoff_ns)
-            cost_ns = int(tail_ns + early_ns * (need.border - split) + ahead_ns)
+            ahead_ns = offer.wait_ns + self._handoff_ns
+            if ahead_ns < queue_ns:
+                ahead_ns = queue_ns
+            cost_ns = int(tail_ns + early_ns * (need.border - offer.split) + ahead_ns)
             if cost_ns < shared_ns:
-                chosen, chosen_split, shared_ns = source, split, cost_ns
-        if len(supply.serving.pools) > 1:
-            for offer in offers_from_afar(self.fleet, supply, target, at_hand, need):
-                if need.recipe and not computes(target, need, offer.split, need.border):
-                    continue
-                ahead_ns = max(queue_ns, offer.wait_ns + self._handoff_ns)
-                cost_ns = int(tail_ns + early_ns * (need.border - offer.split) + ahead_ns)
-                if cost_ns < shared_ns:
-                    chosen, chosen_split, shared_ns = offer.quote, offer.split, cost_ns
+                chosen, shared_ns = offer, cost_ns
         if alone_ns is not None and alone_ns <= shared_ns:
             if best is not None and alone_ns >= best.cost_ns:
                 return best
             other_ns = shared_ns if chosen is not None else None
-            return Route(target, at_hand, at_hand, alone_ns, None, supply, other_ns)
+            return Route(target, at_hand, None, alone_ns, other_ns, supply)
         if chosen is None or (best is not None and shared_ns >= best.cost_ns):
             return best
-        return Route(target, at_hand, chosen_split, shared_ns, chosen, supply, alone_ns)
+        return Route(target, at_hand, chosen, shared_ns, alone_ns, supply)
 
     def reasons(self, route: Route, need: Need) -> RouteReasons:
         """The figures that the choice rests on, as the workers measured them."""
-        target, quote = route.target, route.quote
+        target, offer = route.target, route.offer
         own_tokens = need.known_tokens - max(route.split, route.held)
-        if quote is None:
+        if offer is None:
             return RouteReasons(
                 target=target.name,
                 held_tokens=route.held,
@@ -193,11 +183,11 @@ class Router:
             target_streams=target.streams,
             cost_ns=route.cost_ns,
             other_ns=route.other_ns,
-            source=quote.view.name,
+            source=offer.source.name,
             source_tokens=route.source_tokens,
-            source_cached_tokens=quote.held,
-            source_rate_ns=int(quote.rate),
-            source_measured_ns=quote.view.prefill_ns_per_token,
-            source_queue_tokens=quote.view.pending_tokens,
+            source_cached_tokens=offer.cached,
+            source_rate_ns=int(offer.rate),
+            source_measured_ns=offer.source.prefill_ns_per_token,
+            source_queue_tokens=offer.source.pending_tokens,
             handoff_ns=self._handoff_ns,
         )

@@ -5,111 +5,87 @@ Asked once for all targets, and again when the chosen one has said what it holds
 
 from __future__ import annotations
 
-from diptych.core.control.fleet import DECODE, Serving, WorkerView
+from diptych.core.control.fleet import Quote, Serving, WorkerView
 from diptych.core.control.need import Need
 from diptych.core.recipe import numerics_at, run_end
 
-DECODE_DUTY = 2.0
-"""Prompt work on a worker that prefers decoding costs so much more than its time."""
 
+class Offer:
+    """What a source would do for a target: all pages up to `split`, after a while."""
 
-class Quote:
-    """What one worker is taken to have of the prompt, and to need as a source of the rest."""
+    __slots__ = ("cached", "rate", "source", "split", "wait_ns")
 
-    __slots__ = ("held", "hope", "rate", "view")
-
-    def __init__(self, view: WorkerView, held: int, hope: float) -> None:
-        self.view = view
-        self.held = held
-        """Prompt tokens it probably caches, as far as the request may use them."""
-        self.hope = hope
-        """Nanoseconds for each prompt token of its queue: less, the longer nobody has measured it."""
-        self.rate = hope * DECODE_DUTY if view.role == DECODE else hope
-        """The same for those of this request."""
-
-    def wait_ns(self, split: int, at_hand: int) -> float:
-        """Until it has all pages up to the split for a target that has `at_hand` tokens."""
-        held = self.held
-        if held < at_hand:
-            held = at_hand
-        if held >= split:
-            return 0.0
-        return self.hope * self.view.pending_tokens + self.rate * (split - held)
+    def __init__(self, source: WorkerView, cached: int, rate: float, split: int, wait_ns: float) -> None:
+        self.source = source
+        self.cached = cached
+        self.rate = rate
+        """Nanoseconds for each prompt token that it must compute."""
+        self.split = split
+        self.wait_ns = wait_ns
 
 
 class Supply:
     """The quotes of one pool for one request."""
 
-    __slots__ = ("_makers", "_savers", "asked_ns", "need", "quotes", "serving")
+    __slots__ = ("_offers", "asked_ns", "need", "quotes", "serving")
 
     def __init__(self, need: Need, serving: Serving, views: list[WorkerView], now_ns: int) -> None:
         self.need = need
         self.serving = serving
         self.asked_ns = now_ns
         hashes, split_max = need.arrived.page_hashes, need.split_max
-        self.quotes: dict[WorkerView, Quote] = {}
+        quotes: dict[WorkerView, Quote] = {}
         for view in views:
-            held = view.held_pages(hashes) * view.page_tokens
-            if held > split_max:
-                held = split_max
-            self.quotes[view] = Quote(view, held, view.prompt_ns_per_token(now_ns))
-        self._makers: dict[int, list[Quote]] = {}
-        """By what a target holds: the soonest to have everything up to `split_max`, and the second."""
-        self._savers: dict[int, list[Quote]] = {}
-        """By the same: those that cache most, where that is more, but not everything."""
+            quotes[view] = view.quote(hashes, split_max, now_ns)
+        self.quotes = quotes
+        self._offers: dict[int, list[Offer]] = {}
+        """By what a target holds: the best for any that is not the source itself."""
 
     def ask_again(self) -> None:
         """Queues may have grown."""
-        self._makers.clear()
+        self._offers.clear()
 
-    def maker(self, target: WorkerView, at_hand: int) -> Quote | None:
-        """Who has everything up to `split_max` soonest, by cache and compute."""
-        best = self._makers.get(at_hand)
-        if best is None:
-            best = self._makers[at_hand] = self._soonest(at_hand)
-        return _other(best, target)
+    def offers(self, target: WorkerView, at_hand: int) -> list[Offer]:
+        """Of who has everything up to `split_max` soonest, by cache and compute, and of who caches most,
+        where that is more than the target has but not everything: the rest is left to the target."""
+        found = self._offers.get(at_hand)
+        if found is None:
+            found = self._offers[at_hand] = self._ask(at_hand, None)
+        for offer in found:
+            if offer.source is target:
+                return self._ask(at_hand, target)
+        return found
 
-    def saver(self, target: WorkerView, at_hand: int) -> Quote | None:
-        """Who caches more than the target, and most: the rest is left to the target."""
-        best = self._savers.get(at_hand)
-        if best is None:
-            best = self._savers[at_hand] = self._fullest(at_hand)
-        return _other(best, target)
-
-    def _soonest(self, at_hand: int) -> list[Quote]:
+    def _ask(self, at_hand: int, target: WorkerView | None) -> list[Offer]:
         need, split = self.need, self.need.split_max
-        first: Quote | None = None
-        second: Quote | None = None
-        first_ns = second_ns = 0.0
         if split <= at_hand:
             return []
-        for quote in self.quotes.values():
-            if need.recipe and not computes(quote.view, need, min(at_hand, quote.held), split):
+        maker: WorkerView | None = None
+        saver: WorkerView | None = None
+        least_ns, most = 0.0, at_hand
+        for view, (cached, hope, rate) in self.quotes.items():
+            if view is target:
                 continue
-            wait_ns = quote.wait_ns(split, at_hand)
-            if first is None or wait_ns < first_ns:
-                second, second_ns = first, first_ns
-                first, first_ns = quote, wait_ns
-            elif second is None or wait_ns < second_ns:
-                second, second_ns = quote, wait_ns
-        return [quote for quote in (first, second) if quote is not None]
+            held = cached
+            if most < held < split and (not need.recipe or computes(view, need, at_hand, held)):
+                saver, most = view, held
+            if need.recipe and not computes(view, need, min(at_hand, held), split):
+                continue
+            if held < at_hand:
+                held = at_hand
+            wait_ns = hope * view.pending_tokens + rate * (split - held) if held < split else 0.0
+            if maker is None or wait_ns < least_ns:
+                maker, least_ns = view, wait_ns
+        offers: list[Offer] = []
+        if maker is not None:
+            offers.append(self._offer(maker, split, least_ns))
+        if saver is not None:
+            offers.append(self._offer(saver, most, 0.0))
+        return offers
 
-    def _fullest(self, at_hand: int) -> list[Quote]:
-        need, split = self.need, self.need.split_max
-        able = [quote for quote in self.quotes.values() if at_hand < quote.held < split]
-        if need.recipe:
-            able = [quote for quote in able if computes(quote.view, need, at_hand, quote.held)]
-        if len(able) > 1:
-            able.sort(key=lambda quote: -quote.held)
-        return able[:2]
-
-
-def _other(best: list[Quote], target: WorkerView) -> Quote | None:
-    """The first that is not the target itself."""
-    for quote in best:
-        if quote.view is not target:
-            return quote
-    return None
+    def _offer(self, source: WorkerView, split: int, wait_ns: float) -> Offer:
+        cached, _, rate = self.quotes[source]
+        return Offer(source, cached, rate, split, wait_ns)
 
 
 def computes(view: WorkerView, need: Need, first: int, end: int) -> bool:

@@ -25,6 +25,8 @@ class RequestArrived(Fact, frozen=True):
     logits_from: int | None = None
     """Logits of positions from here on are needed: neither split nor prefix reuse passes it."""
     seeded: bool = False
+    exact: bool = False
+    """Rather ended than continued, or begun, by other numerics than those of its recipe."""
     deadline_ns: int | None = None
     """A duration, counted from the arrival at control."""
     trace: str = ""

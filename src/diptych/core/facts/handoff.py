@@ -48,7 +48,8 @@ class ContextReturned(RequestFact, frozen=True):
 
 
 class OfferAnswered(RequestFact, frozen=True):
-    """The one answer to an offer: which pages are claimed, paid for with as many free ones."""
+    """The one answer to an offer: which pages are claimed, and what pays for them. Each is paid for by a
+    free page or by an older claim on the same owner that ends, whose deposit stays where it is."""
 
     sender: Incarnation
     first_page: int
@@ -56,6 +57,7 @@ class OfferAnswered(RequestFact, frozen=True):
     deposit: Pages
     serial: int
     taken: int = 0
+    released: Pages = ()
 
 
 class ClaimReleased(Fact, frozen=True):

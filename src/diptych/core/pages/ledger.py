@@ -9,7 +9,9 @@ Every page of a pool has one owner, and only the owner writes it. A worker's pag
 
 and beside them the tree holds *foreign* pages: sealed pages of other workers that this one has claimed
 and paid for with as many of its own. That deposit comes back when the claim ends, so every worker's
-room stays what it was granted, wherever the pages of its sequences lie.
+room stays what it was granted, wherever the pages of its sequences lie. A worker that is short of pages
+lets go of its oldest claims; where it claims new pages of the same owner in that moment, the one pays for
+the other, and no page has to go to and fro.
 
 While the estate of a dead worker is being settled (`frozen`) nothing changes hands: neither gifts nor
 receipts go out, so the owners' statements add up to the pool.
@@ -33,6 +35,9 @@ from diptych.core.ids import CONTROL, Extents, Incarnation, PageHash, Pages, fro
 from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.node import Freed, Node
 from diptych.core.pages.prefix import PrefixTree
+
+AHEAD_SHARE = 8
+"""A worker that claims pages keeps up to this part of its room free for whoever is next."""
 
 
 class Ledger:
@@ -200,8 +205,32 @@ class Ledger:
         self.receive(sender, pages, serial)
         self.settle()
 
-    def claim_ended(self, claimant: Incarnation, pages: Pages) -> None:
+    def give_up_claims(self, owner: Incarnation, count: int) -> Pages:
+        """Up to `count` pages whose claims end instead of a payment to their owner: as many as the next
+        claim of this size will find missing. What was not used for longer still is evicted on the way."""
+        released: list[int] = []
+        wanted = self.keep + min(4 * count, self.granted // AHEAD_SHARE) - sum(self.owed.values())
+        while not self.frozen and len(released) < count:
+            missing = wanted - len(self.free) - len(released)
+            evicted = self.tree.evict(min(missing, count - len(released))) if missing > 0 else None
+            if evicted is None:
+                break
+            whose, pages = evicted
+            if whose == owner:
+                released += pages
+            elif whose is None:
+                self.free.extend(pages)
+            else:
+                self.release_claim(whose, tuple(pages))
+                wanted -= len(pages)
+        return tuple(released)
+
+    def end_claim(self, claimant: Incarnation, pages: Pages) -> None:
+        """The claimant reads these pages no more, and has been paid for that."""
         self._left(self.tree.take_back(claimant, pages))
+
+    def claim_ended(self, claimant: Incarnation, pages: Pages) -> None:
+        self.end_claim(claimant, pages)
         self.debts[claimant] = self.debts.get(claimant, 0) + len(pages)
         self.settle()
 

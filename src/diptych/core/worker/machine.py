@@ -135,7 +135,7 @@ class Worker:
 
     def _prompts_wait(self, run: RunInHand) -> bool:
         """Whether there is prompt work beside the run in hand, of sources or for a free seat."""
-        if self.sources.tasks and self.sources.computing():
+        if self.sources.tasks and self.sources.jobs():
             return True
         return bool(self.targets.streams.prompting) and run.seated() < self.config.running_max
 

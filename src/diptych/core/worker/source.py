@@ -160,6 +160,8 @@ class Sources:
         _, leaf = offer
         if fact.kept:
             self.ledger.tree.lend(fact.sender, fact.kept)
+        if fact.released:
+            self.ledger.end_claim(fact.sender, fact.released)
         self.ledger.receive(fact.sender, fact.deposit, fact.serial)
         self.ledger.unpin(leaf)
         self.ledger.settle()
@@ -190,7 +192,7 @@ class Sources:
         else:
             self._fail(task, f"{grant.reader} was silent for the lease of its claim")
 
-    def release(self, now_ns: int, task: Source, fact: Fact) -> None:
+    def release(self, now_ns: int, task: Source, fact: Fact | None = None) -> None:
         if task.key in self.in_run:
             task.state = CLOSING
         else:
@@ -207,10 +209,6 @@ class Sources:
 
     def jobs(self) -> list[Source]:
         return [task for task in self.tasks.values() if task.state is COMPUTING]
-
-    def computing(self) -> bool:
-        """Whether there are any."""
-        return any(task.state is COMPUTING for task in self.tasks.values())
 
     def plan(self, now_ns: int, task: Source, run: RunInHand, budget: int) -> int:
         """Adds up to `budget` tokens of the task to the run; returns how many."""
@@ -361,12 +359,12 @@ class Sources:
         for task in list(self.tasks.values()):
             if task.ask.target == lost and task.state is not CLOSING:
                 task.context = False
-                self.release(now_ns, task, RequestReleased(request=task.key[0], attempt=task.key[1]))
+                self.release(now_ns, task)
 
     def control_lost(self, now_ns: int) -> None:
         for task in list(self.tasks.values()):
             if task.state is not CLOSING:
-                self.release(now_ns, task, RequestReleased(request=task.key[0], attempt=task.key[1]))
+                self.release(now_ns, task)
 
     def _fail(self, task: Source, why: str) -> None:
         request, attempt = task.key

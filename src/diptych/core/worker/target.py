@@ -168,7 +168,7 @@ class Targets:
         if claim:
             self.fetch.pulls.refuse(sender, claim)
         else:
-            self._answer(key, sender, first_page, (), ())
+            self._answer(key, sender, first_page)
 
     def _take(
         self, now_ns: int, task: Target, sender: Incarnation, first_page: int, pages: Pages, claim: int
@@ -190,9 +190,10 @@ class Targets:
             self._start(task)
 
     def _claim(self, task: Target, sender: Incarnation, first_page: int, pages: Pages) -> None:
-        """Reads the offered pages where they lie from now on, and pays for each with a spare one."""
+        """Reads the offered pages where they lie from now on. Each is paid for with a spare page, or with
+        an older claim where pages are short."""
         if first_page != len(task.shared) or sender in self.ledger.lost:
-            self._answer(task.key, sender, first_page, (), ())
+            self._answer(task.key, sender, first_page)
             return
         tree, tokens = self.ledger.tree, self.config.page_tokens
         known = tree.node_at.keys() & pages
@@ -216,13 +217,23 @@ class Targets:
         kept = pages
         if known or task.shared[first_page:] != list(pages):
             kept = tuple(page for page in pages if page not in known and page in tree.node_at)
-        deposit, surplus = task.spare[: len(kept)], task.spare[len(kept) : len(pages)]
+        released = self.ledger.give_up_claims(sender, len(kept))
+        paid = len(kept) - len(released)
+        deposit, surplus = task.spare[:paid], task.spare[paid : len(pages)]
         del task.spare[: len(pages)]
-        self._answer(task.key, sender, first_page, kept, tuple(deposit))
+        self._answer(task.key, sender, first_page, kept, tuple(deposit), released)
         if surplus:
             self.ledger.free_private(surplus)
 
-    def _answer(self, key: Key, sender: Incarnation, first_page: int, kept: Pages, deposit: Pages) -> None:
+    def _answer(
+        self,
+        key: Key,
+        sender: Incarnation,
+        first_page: int,
+        kept: Pages = (),
+        deposit: Pages = (),
+        released: Pages = (),
+    ) -> None:
         serial = self.ledger.give_private(sender, list(deposit))
         fact = OfferAnswered(
             request=key[0],
@@ -233,6 +244,7 @@ class Targets:
             deposit=deposit,
             serial=serial,
             taken=self.ledger.taken_from(sender),
+            released=released,
         )
         self.ledger.send_ownership(Send(to=sender, fact=fact))
 

@@ -21,7 +21,7 @@ from diptych.engine.interface import (
 from diptych.engine.sampling import Sampler, make_sampler, sample_rows, score_rows
 from diptych.engine.spans import check_spans, rows_kept
 from diptych.engine.torch.forward import Rows, Weights, forward
-from diptych.engine.torch.kv_pages import KvPages
+from diptych.engine.torch.kv_pages import KvPages, check_viewable
 from diptych.models.weights import Model
 from diptych.wire.kv import KvFormat, panels
 
@@ -44,7 +44,9 @@ class TorchEngine:
 
     `dtype`: `float32` (the yardstick) or `bfloat16`, of weights and activations; norms, rotation and
     softmax are float32 in both. `device`: whatever torch knows; the pool stays in host memory, and a
-    layer's context is moved to the device for its attention. Raises `ValueError` for another `dtype`.
+    layer's context is moved to the device for its attention. `kv_format`: of its pages, any that torch
+    can stride over; the native engine's of `page_tokens` by default. Raises `ValueError` for another
+    `dtype`, and for a format that is not of this model or cannot be viewed.
 
     Rows are *not* invariant: torch chooses its kernels by shape, so the bits of a row depend on its batch.
     """
@@ -56,6 +58,7 @@ class TorchEngine:
         dtype: str = "float32",
         device: str = "cpu",
         page_tokens: int = 16,
+        kv_format: KvFormat | None = None,
         step_tokens_max: int = 2048,
         step_spans_max: int = 256,
     ) -> None:
@@ -76,13 +79,18 @@ class TorchEngine:
             step_tokens_max=step_tokens_max,
             step_spans_max=step_spans_max,
         )
-        self._kv_format = panels(
+        native = panels(
             model=model.fingerprint,
             layers=config.layers,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             page_tokens=page_tokens,
         )
+        self._kv_format = native if kv_format is None else kv_format
+        check_viewable(self._kv_format)
+        for field in ("model", "group.layers", "group.kv_heads", "group.head_dim"):
+            if (other := self._kv_format.field(field)) != native.field(field):
+                raise ValueError(f"kv_format.{field}: {other!r}, the model has {native.field(field)!r}")
 
     @property
     def capabilities(self) -> Capabilities:

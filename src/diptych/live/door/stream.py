@@ -73,6 +73,7 @@ class Stream:
             priority=request.priority,
             logits_from=0 if request.score_prompt else None,
             seeded=request.seeded,
+            exact=request.exact,
             deadline_ns=None if request.deadline_ms is None else request.deadline_ms * 1_000_000,
             trace=request.trace_context,
         )

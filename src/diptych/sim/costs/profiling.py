@@ -27,7 +27,7 @@ from diptych.transport.shared_memory import map_pool
 from diptych.wire.messages import Message, encode
 from diptych.wire.payload import PromptPayload, pack_tokens
 
-POOL_BYTES_MAX = 512 << 20
+POOL_BYTES_MAX = 768 << 20
 _LONG_ANSWER = 1 << 16
 """Tokens that no measured sequence gets to."""
 
@@ -35,20 +35,25 @@ _LONG_ANSWER = 1 << 16
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
     """Which points are measured; those beyond the engine's limits or the pool are left out."""
 
-    tokens: tuple[int, ...] = (1, 16, 64, 128, 256, 512)
+    tokens: tuple[int, ...] = (1, 4, 8, 16, 64, 128, 256, 512)
     """Of a prompt span."""
-    contexts: tuple[int, ...] = (0, 256, 512, 1024)
+    contexts: tuple[int, ...] = (0, 256, 1024)
     """Positions before the span; sequences that decode have at least one."""
-    sequences: tuple[int, ...] = (1, 2, 4, 8, 16)
+    sequences: tuple[int, ...] = (1, 2, 4, 5, 8, 12, 16)
     mixed_tokens: tuple[int, ...] = (16, 64)
     rounds: int = 9
     """Each point is the median of so many."""
-    point_s: float = 2.0
+    point_s: float = 0.8
     """A point that has taken so long is not repeated any more."""
 
 
 QUICK = Grid(
-    tokens=(1, 16, 64, 256), contexts=(0, 512), sequences=(1, 4, 8), mixed_tokens=(16,), rounds=5, point_s=0.5
+    tokens=(1, 4, 16, 64, 256),
+    contexts=(0, 512),
+    sequences=(1, 4, 5, 8, 12),
+    mixed_tokens=(16,),
+    rounds=5,
+    point_s=0.4,
 )
 
 

@@ -2,8 +2,8 @@
 
 A page is copied at one moment, some time after the one before it. A two-sided transport asks the claim's
 owner for every page, who refuses once the claim is closed; a one-sided one reads whatever stands there, also
-while either end stands still, as remote memory access does. Both are honest about what a link broke, and both
-leave it to the machines to believe nothing that is not confirmed.
+while either end stands still or the link for messages is cut, as remote memory access does. Both are honest
+about what a link broke, and both leave it to the machines to believe nothing that is not confirmed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from diptych.core import actions, facts
 from diptych.core.ids import Incarnation
 from diptych.sim.driver import Driver, Happening, Seat
 from diptych.sim.events import Event, Violation
+from diptych.sim.faults.tally import Tally
+from diptych.sim.network.network import Network
 from diptych.sim.pool import Pool
 from diptych.sim.scenario import MILLISECOND_NS, TransferPlan
 
@@ -34,14 +36,18 @@ class Copied(Event, frozen=True):
 
 
 class Transfer:
-    def __init__(self, asked: actions.PullPages) -> None:
+    def __init__(self, asked: actions.PullPages, stamps: tuple[int, ...]) -> None:
         self.asked = asked
+        self.stamps = stamps
+        """What the pages held when they were asked for."""
         self.done = 0
         """Pages copied so far."""
         self.cancelled = False
         self.broken = False
         """A checksum will not agree."""
         self.hung = False
+        self.outlived = False
+        """The claim was closed while it still copied."""
 
 
 class Transfers:
@@ -54,8 +60,12 @@ class Transfers:
         driver: Driver,
         workers: dict[Incarnation, Seat],
         pool_of: Callable[[Incarnation], Pool],
+        network: Network,
+        tally: Tally,
     ) -> None:
         self.plan = plan
+        self.network = network
+        self.tally = tally
         self.driver = driver
         self.workers = workers
         self.pool_of = pool_of
@@ -75,7 +85,9 @@ class Transfers:
                 self.pool_of(worker).unclaimed_from_afar(pages)
             case actions.PullPages():
                 self.pool_of(worker).arriving(worker, action.into)
-                self.moving[worker, action.source, action.claim] = Transfer(action)
+                held = self.pool_of(action.source).pages
+                stamps = tuple(held[page].stamp for page in action.pages)
+                self.moving[worker, action.source, action.claim] = Transfer(action, stamps)
                 self._plan(worker, action.source, action.claim, self._page_ns())
             case actions.CancelPull():
                 self.moving[worker, action.source, action.claim].cancelled = True
@@ -106,6 +118,7 @@ class Transfers:
             self._finish(event.reader, transfer, failure)
         elif not transfer.hung and self._strikes(self.plan.hang_permille):
             transfer.hung = True
+            self.tally.note("pull that hangs", injected=1, effective=1)
             self._plan(event.reader, event.source, event.claim, self.plan.hang_ns)
         else:
             self._copy(event, transfer)
@@ -117,10 +130,16 @@ class Transfers:
         if not source.alive:
             return "the source is gone"
         if self._strikes(self.plan.fail_permille):
+            self.tally.note("transfer failure", injected=1, effective=1)
             return "the link broke"
+        if (event.source, event.claim) not in self.claims and not transfer.outlived:
+            transfer.outlived = True
+            self.tally.note("pull that outlives its claim", injected=1, effective=1)
         if self.plan.one_sided:
             return ""
-        if source.paused_ns is not None:
+        network = self.network
+        ends = (network.machine_of(event.reader), network.machine_of(event.source))
+        if source.paused_ns is not None or network.weather.cut(self.driver.now_ns, *ends):
             return "stalled"
         return "" if (event.source, event.claim) in self.claims else "the claim is closed"
 
@@ -129,8 +148,11 @@ class Transfers:
         theirs = self.pool_of(event.source).pages[asked.pages[transfer.done]]
         mine = self.pool_of(event.reader).pages[asked.into[transfer.done]]
         mine.filled, mine.stamp = theirs.filled, theirs.stamp
+        if theirs.stamp != transfer.stamps[transfer.done]:
+            self.tally.note("page reused under a remote reader", injected=1, effective=1)
         if self._strikes(self.plan.corrupt_permille):
             mine.stamp, transfer.broken = TORN, True
+            self.tally.note("corrupted page", injected=1, effective=1)
         transfer.done += 1
         if transfer.done < len(asked.pages):
             self._plan(event.reader, event.source, event.claim, self._page_ns())

@@ -1,7 +1,8 @@
 """Scenarios from a seed on hosts apart, whose links lose, double, delay, reorder and cut what passes.
 
-Control and doors are on a machine of their own or beside the workers of the first host; workers of two
-hosts share no pool. Everything else that can go wrong does so as well, less often.
+Control and doors are on a machine of their own or beside the workers of the first host. Workers of two hosts
+share no pool: in most scenarios they copy pages from each other, in half of them all the time, from pools so
+small that pages are soon used again. Everything else that can go wrong does so as well, less often.
 """
 
 from __future__ import annotations
@@ -13,13 +14,50 @@ import msgspec
 from diptych.core.config import ControlConfig
 from diptych.core.ids import CONTROL
 from diptych.sim.network.weather import PACKET_KINDS
-from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, WorkerPlan
+from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, TransferPlan, WorkerPlan
+from diptych.sim.seeds.hosts import hosts_scenario
 from diptych.sim.seeds.mixed import LEASE_NS, random_fleet, random_requests
 
 DURATIONS_MS = (5, 40, 120, 250, 700, 2500)
 
 
 def network_scenario(seed: int) -> Scenario:
+    return _copying(seed) if seed % 2 else _any_fleet(seed)
+
+
+def _copying(seed: int) -> Scenario:
+    """Hosts that hand over to each other under bad weather."""
+    random_ = random.Random(f"copying {seed}")
+    plain = hosts_scenario(seed)
+    span_ns = max(plan.at_ns for plan in plain.requests)
+    control_host = random_.choice(["host-0", "host-1", "host-c"])
+    weather = [
+        _link_fault(random_, plain.workers, control_host, span_ns) for _ in range(random_.choice([1, 3]))
+    ]
+    transfers = TransferPlan(
+        page_ns=random_.choice([100_000, MILLISECOND_NS, 8 * MILLISECOND_NS]),
+        one_sided=random_.random() < 0.7,
+        hang_permille=random_.choice([0, 50, 200]),
+        hang_ns=random_.choice([300, 1500]) * MILLISECOND_NS,
+    )
+    return msgspec.structs.replace(
+        plain,
+        workers=tuple(_small_source(random_, plan) for plan in plain.workers),
+        faults=tuple(sorted([*plain.faults, *weather], key=lambda fault: fault.at_ns)),
+        control_host=control_host,
+        transfers=transfers,
+        claim_lease_ns=random_.choice([60, 150]) * MILLISECOND_NS,
+        stall_ns=LEASE_NS // 15,
+    )
+
+
+def _small_source(random_: random.Random, plan: WorkerPlan) -> WorkerPlan:
+    """A source whose pages are soon needed again, whoever still reads them from afar."""
+    pages = random_.choice([8, 12]) if plan.role == "prefill" else plan.pages
+    return msgspec.structs.replace(plan, pages=pages)
+
+
+def _any_fleet(seed: int) -> Scenario:
     random_ = random.Random(f"network {seed}")
     page_tokens = random_.choice([2, 4, 8])
     workers = _apart(random_, random_fleet(random_))
@@ -35,6 +73,9 @@ def network_scenario(seed: int) -> Scenario:
         Fault(at_ns=r.at_ns + random_.randrange(200) * MILLISECOND_NS, kind="leave", target=r.request)
         for r in leavers
     ]
+    pulling = random_.random() < 0.6
+    if pulling:
+        workers = tuple(msgspec.structs.replace(plan, transports=("copies",)) for plan in workers)
     return Scenario(
         seed=seed,
         workers=workers,
@@ -56,6 +97,10 @@ def network_scenario(seed: int) -> Scenario:
         reap_ns=random_.choice([10_000, MILLISECOND_NS, 20 * MILLISECOND_NS]),
         beat_ns=LEASE_NS // 3,
         stall_ns=LEASE_NS // 15,
+        transfers=TransferPlan(
+            page_ns=random_.choice([100_000, 4 * MILLISECOND_NS]), one_sided=random_.random() < 0.5
+        ),
+        claim_lease_ns=random_.choice([100, 400]) * MILLISECOND_NS,
     )
 
 

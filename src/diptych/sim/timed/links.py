@@ -64,7 +64,7 @@ class Links:
             pages = len(fact.pages)
             self.pages_named += pages
         if self._latency_only:
-            self.driver.at(self.driver.now_ns + self.costs.latency_ns, sender, to, fact)
+            self.driver.post(sender, to, fact)
             return
         size = pages * self.page_bytes if self.costs.bytes_per_s is not None else 0
         pair = (sender, to)

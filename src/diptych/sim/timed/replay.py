@@ -59,9 +59,11 @@ class Clients:
         world.on_closed = self._closed
         self._feed()
         self._tick()
+        self._stop_if_done()
 
-    def done(self) -> bool:
-        return not (self.open or self.waiting)
+    def _stop_if_done(self) -> None:
+        if not (self.open or self.waiting):
+            self.world.driver.stop()
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         if isinstance(event, Asked):
@@ -91,6 +93,7 @@ class Clients:
         after = self.workload.ended(stream.ask, since_ns, served=stream.failure is None)
         if after is not None:
             self._plan(after, stream.ask.request)
+        self._stop_if_done()
         if self.progress is not None and len(self.world.meter.served) % 64 == 0:
             self.progress(len(self.world.meter.served), since_ns)
 
@@ -125,7 +128,7 @@ def replay(
     Raises `Violation` where the fleet does not start or requests are stuck."""
     world = started(plan, tracer)
     clients = Clients(world, workload, progress)
-    world.driver.run(clients.done, FOREVER_NS)
+    world.driver.run(None, FOREVER_NS)
     clients.look(world.driver.now_ns)
     if progress is not None:
         progress(len(world.meter.served), world.driver.now_ns - clients.base_ns)

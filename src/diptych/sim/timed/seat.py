@@ -59,9 +59,9 @@ class TimedSeat:
             return
         self._spins = 0
         assert isinstance(event, Fact)
-        self.tell(now_ns, sender, event)
+        self._tell(now_ns, sender, event)
 
-    def tell(self, now_ns: int, sender: str, fact: Fact) -> None:
+    def _tell(self, now_ns: int, sender: str, fact: Fact) -> None:
         actions = self._step(now_ns, fact)
         if self.watch is not None:
             self.watch(now_ns, self, sender, fact, actions)
@@ -91,4 +91,4 @@ class TimedSeat:
         self._spins += 1
         if self._spins > SPINS_MAX:
             raise Violation("deadline spins", f"{self.name} at {deadline_ns}")
-        self.tell(now_ns, self.name, _DEADLINE)
+        self._tell(now_ns, self.name, _DEADLINE)

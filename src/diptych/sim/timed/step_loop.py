@@ -7,6 +7,7 @@ moment of every step border is a sum with a closed form, and `EndRun` picks the 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from math import isqrt
 
 from diptych.core import facts
 from diptych.core.actions import PromptSpan, RunSteps
@@ -94,7 +95,10 @@ class Run:
         return True
 
     def borders_passed(self, now_ns: int) -> int:
-        """Steps that are complete at `now_ns`."""
+        """Steps that are complete at `now_ns`: those that end by its last picosecond."""
+        if not self.bends:
+            rest_ps = (now_ns + 1) * PS_PER_NS - 1 - self.origin_ps - self.first_ps
+            return 0 if rest_ps < 0 else min(self.steps, 1 + self._later_steps(rest_ps))
         low, high = 0, self.steps
         while low < high:
             middle = (low + high + 1) // 2
@@ -103,6 +107,15 @@ class Run:
             else:
                 high = middle - 1
         return low
+
+    def _later_steps(self, rest_ps: int) -> int:
+        """Steps after the first that fit: the largest n with n step + n (n - 1) / 2 growth <= rest."""
+        if self.steps == 1:
+            return 0
+        if not self.growth_ps:
+            return rest_ps // self.step_ps
+        middle = 2 * self.step_ps - self.growth_ps
+        return (isqrt(middle * middle + 8 * self.growth_ps * rest_ps) - middle) // (2 * self.growth_ps)
 
 
 class StepLoop:

@@ -116,12 +116,12 @@ class TimedWorld:
         return self.driver.now_ns + self.latency_ns
 
     def send(self, sender: str, to: str, fact: Fact, payload: object = None) -> None:
-        self.driver.at(self.driver.now_ns + self.latency_ns, sender, to, fact)
+        self.driver.post(sender, to, fact)
 
     # ---- actions ------------------------------------------------------------------------------------
 
     def _send(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
-        self.driver.at(now_ns + self.latency_ns, seat.name, action.to, action.fact)
+        self.driver.post(seat.name, action.to, action.fact)
 
     def _send_on(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
         """What a worker tells another one may bring pages along."""
@@ -129,7 +129,7 @@ class TimedWorld:
         if to in self.workers:
             self.links.send(seat.name, to, action.fact)
         else:
-            self.driver.at(now_ns + self.latency_ns, seat.name, to, action.fact)
+            self.driver.post(seat.name, to, action.fact)
 
     def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
         loop = self.loops[seat.name]

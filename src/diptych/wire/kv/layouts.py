@@ -108,7 +108,8 @@ def shard(whole: KvFormat, rank: int, degree: int) -> KvFormat:
     """What rank `rank` of `degree` tensor-parallel ranks holds of `whole`: an even part of the heads, or
     one head on several ranks where there are more ranks than heads.
 
-    Raises `ValueError` where `degree` and the number of heads do not divide.
+    Raises `ValueError` where `degree` and the number of heads do not divide, or where K has the heads
+    outside of `kv` and V inside, which works by chance of equal extents and not for a part of them.
     """
     group = whole.group
     heads = group.kv_heads
@@ -125,7 +126,9 @@ def shard(whole: KvFormat, rank: int, degree: int) -> KvFormat:
     )
     scales = group.scales and Scales(factors=narrowed(group.scales.factors))
     part = msgspec.structs.replace(group, heads=own, layout=layout, scales=scales)
-    return msgspec.structs.replace(whole, groups=(part,))
+    made = msgspec.structs.replace(whole, groups=(part,))
+    made.check()
+    return made
 
 
 def _plain(
