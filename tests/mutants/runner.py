@@ -23,11 +23,12 @@ assert diptych.__file__.startswith(folder), "not the mutant's package"
 
 
 def run_seeds(names: list[str]) -> int:
-    from diptych.sim.seeds.mixed import random_scenario
-    from diptych.sim.seeds.handoff import handoff_scenario
     from diptych.sim.run import Failed, simulate
+    from diptych.sim.seeds.handoff import handoff_scenario
+    from diptych.sim.seeds.hosts import hosts_scenario
+    from diptych.sim.seeds.mixed import random_scenario
 
-    makers = {"random": random_scenario, "handoff": handoff_scenario}
+    makers = {"random": random_scenario, "handoff": handoff_scenario, "hosts": hosts_scenario}
     for name in names:
         maker, _, number = name.partition("-")
         try:

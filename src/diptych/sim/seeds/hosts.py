@@ -12,7 +12,7 @@ import msgspec
 
 from diptych.core.config import ControlConfig
 from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, TransferPlan, WorkerPlan
-from diptych.sim.seeds.handoff import LEASE_NS, handoff_scenario
+from diptych.sim.seeds.handoff import handoff_scenario
 
 CLAIM_LEASE_NS = 90 * MILLISECOND_NS
 """Shorter than a worker's: a reader may stand still, or be cut off, for longer and live."""
