@@ -90,8 +90,10 @@ class Transfers:
                 self.moving[worker, action.source, action.claim] = Transfer(action, stamps)
                 self._plan(worker, action.source, action.claim, self._page_ns())
             case actions.CancelPull():
-                self.moving[worker, action.source, action.claim].cancelled = True
-                self._plan(worker, action.source, action.claim, self._page_ns())
+                transfer = self.moving.get((worker, action.source, action.claim))
+                if transfer is not None:  # Else its end is still in the worker's mail.
+                    transfer.cancelled = True
+                    self._plan(worker, action.source, action.claim, self._page_ns())
             case _:
                 raise Violation("transfers cannot perform it", repr(action))
 

@@ -21,11 +21,12 @@ CLAIM_LEASE_NS = 90 * MILLISECOND_NS
 def hosts_scenario(seed: int) -> Scenario:
     plain = handoff_scenario(seed)
     random_ = random.Random(f"hosts {seed}")
+    late = random_.random() < 0.4
     return msgspec.structs.replace(
         plain,
-        workers=tuple(_place(random_, plan) for plan in plain.workers),
+        workers=tuple(_place(random_, plan, 1 if late else 2) for plan in plain.workers),
         control=_control(random_, plain.control),
-        transfers=_transfers(random_),
+        transfers=_late(random_) if late else _transfers(random_),
         claim_lease_ns=CLAIM_LEASE_NS,
         beat_ns=CLAIM_LEASE_NS // 3,
         faults=(*plain.faults, *_cuts(random_, plain)),
@@ -46,10 +47,10 @@ def _cuts(random_: random.Random, plain: Scenario) -> list[Fault]:
     return faults
 
 
-def _place(random_: random.Random, plan: WorkerPlan) -> WorkerPlan:
+def _place(random_: random.Random, plan: WorkerPlan, share: int) -> WorkerPlan:
     apart = random_.random() < 0.85
     host = "host-0" if plan.role == "prefill" or not apart else "host-1"
-    return msgspec.structs.replace(plan, host=host, transports=("copies",), pages=plan.pages * 2)
+    return msgspec.structs.replace(plan, host=host, transports=("copies",), pages=plan.pages * share)
 
 
 def _control(random_: random.Random, config: ControlConfig) -> ControlConfig:
@@ -58,6 +59,16 @@ def _control(random_: random.Random, config: ControlConfig) -> ControlConfig:
         pull_page_ns=random_.choice([100_000, 2 * MILLISECOND_NS]),
         fetch_failures_max=random_.choice([1, 3]),
         quarantine_ns=random_.choice([100, 1000]) * MILLISECOND_NS,
+    )
+
+
+def _late(random_: random.Random) -> TransferPlan:
+    """Reads that come when the page may have been written again, of memory that does not say so."""
+    return TransferPlan(
+        page_ns=random_.choice([MILLISECOND_NS, 8 * MILLISECOND_NS]),
+        one_sided=True,
+        hang_permille=random_.choice([100, 400]),
+        hang_ns=random_.choice([120, 250]) * MILLISECOND_NS,
     )
 
 
