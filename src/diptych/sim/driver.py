@@ -139,6 +139,7 @@ class Seat:
         self.alive = True
         self.paused_ns: int | None = None
         """Since when the driver stands still."""
+        self.paused_until_ns = 0
         self.steps = 0
         self._driver = driver
         self._before = before
@@ -166,9 +167,11 @@ class Seat:
         else:
             self._take(now_ns, sender, event, payload)
 
-    def pause(self, now_ns: int) -> None:
+    def pause(self, now_ns: int, until_ns: int) -> None:
+        """Also what stands still already may have to stand still longer."""
         if self.paused_ns is None:
             self.paused_ns = now_ns
+        self.paused_until_ns = max(self.paused_until_ns, until_ns)
 
     def _take(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         for fact in self._port(sender, event):
@@ -177,7 +180,7 @@ class Seat:
 
     def _resume(self, now_ns: int) -> None:
         """What its sockets hold is read first, then its timer is looked at."""
-        if self.paused_ns is None:
+        if self.paused_ns is None or now_ns < self.paused_until_ns:
             return
         self.paused_ns = None
         waiting, self._inbox = self._inbox, []
@@ -201,8 +204,8 @@ class Seat:
 
     def _step(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
         due_ns = self._due_ns
-        if due_ns is not None and now_ns - due_ns > self._stall_ns:
-            stalled = DriverStalled(duration_ns=now_ns - min(self._armed_ns, due_ns))
+        if due_ns is not None and now_ns - max(due_ns, self._armed_ns) > self._stall_ns:
+            stalled = DriverStalled(duration_ns=now_ns - self._armed_ns)
             self._run(now_ns, self.name, stalled, None)
             self._set_alarm()
             due_ns = self._due_ns
