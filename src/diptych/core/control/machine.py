@@ -225,6 +225,7 @@ class ControlPlane:
             request = Request(arrived, now_ns)
             request.starts = open_request.starts
             request.recipe = open_request.recipe
+            request.exact = open_request.exact
             request.outputs = dict(open_request.finished)
             request.attempt = open_request.attempt or 0
             request.state = ADOPTING

@@ -40,6 +40,10 @@ def _copying(seed: int) -> Scenario:
         hang_permille=random_.choice([0, 50, 200]),
         hang_ns=random_.choice([300, 1500]) * MILLISECOND_NS,
     )
+    if random_.random() < 0.7:
+        # Sources that are busy write over what they have lent no longer.
+        at_ns = random_.randrange(span_ns) + 100 * MILLISECOND_NS
+        weather.append(Fault(at_ns=at_ns, kind="flood", target="model", count=random_.choice([6, 12])))
     return msgspec.structs.replace(
         plain,
         workers=tuple(_small_source(random_, plan) for plan in plain.workers),
