@@ -37,6 +37,7 @@ PAIRS = 4
 PAGE_TOKENS = 512
 PAGES = 20_000
 CHUNK_TOKENS = 8192
+"""Of a step, alone or beside decoding sequences: what DynoSim's engines take by default."""
 PEER = "ai-dynamo==1.4.2"
 COSTS = ConstantCosts(step_ns=5_500_000, prompt_token_ns=40_000, decode_row_ns=50_000)
 SPEEDUPS = (1, 4)
@@ -52,7 +53,7 @@ def fleet(steps_max: int | None) -> Plan:
             numerics=("fp8",),
             pages=PAGES,
             chunk_tokens=CHUNK_TOKENS,
-            mixed_chunk_tokens=PAGE_TOKENS,
+            mixed_chunk_tokens=CHUNK_TOKENS,
             quantum_tokens=PAGE_TOKENS,
             running_max=256,
             context_tokens_max=1 << 20,

@@ -89,19 +89,18 @@ class Driver:
         heap, line, parties = self._heap, self._line, self.parties
         while not (self._stopped if until is None else until()):
             if line and not (heap and heap[0] < line[0]):
-                entry = line[0]
-                if entry[0] > horizon_ns:
+                if line[0][0] > horizon_ns:
                     return False
-                line.popleft()
+                at_ns, _, receiver, sender, event, payload = line.popleft()
             elif heap and heap[0][0] <= horizon_ns:
-                entry = heappop(heap)
+                at_ns, _, receiver, sender, event, payload = heappop(heap)
             else:
                 return False
-            self.now_ns = entry[0]
-            party = parties.get(entry[2])
+            self.now_ns = at_ns
+            party = parties.get(receiver)
             if party is not None:
                 self.events += 1
-                party.receive(entry[0], entry[3], entry[4], entry[5])
+                party.receive(at_ns, sender, event, payload)
         self._stopped = False
         return True
 
