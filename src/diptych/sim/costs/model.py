@@ -64,7 +64,9 @@ class ConstantCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return 0
 
     def prompt_ps(self, spans: Spans) -> int:
-        tokens = sum(count for _, count in spans)
+        tokens = 0
+        for _, count in spans:
+            tokens += count
         return (self.step_ns + tokens * self.prompt_token_ns) * PS_PER_NS
 
     def decode_line(self, sequences: int) -> tuple[int, int]:
