@@ -87,6 +87,8 @@ class ControlPlane:
             raise ImpossibleFact("control", "any", fact)
         if self.requests.dispatch.queue:
             self.requests.dispatch.pump(now_ns)
+        if not self.outbox:
+            return ()
         actions = tuple(self.outbox)
         self.outbox.clear()
         return actions
