@@ -11,7 +11,7 @@ from diptych.engine.scripted import ScriptedCost, ScriptedEngine
 from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts, read_costs, write_costs
 from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
 from diptych.sim.costs.messages import measure_link
-from diptych.sim.costs.model import BadCosts, ConstantCosts, DecodePoint, PromptPoint
+from diptych.sim.costs.model import BadCosts, ConstantCosts, Curve, DecodePoint, PromptPoint
 from diptych.sim.costs.profiling import Bench, Grid, MeasuredDoor
 from diptych.sim.costs.roofline import Geometry, RooflineCosts
 
@@ -56,6 +56,17 @@ def test_a_measured_table_is_drawn_between_its_points_and_beyond() -> None:
     assert costs.decode_line(1) == (400_000, 1000)
     assert costs.decode_line(3) == (700_000, 1000)
     assert costs.decode_line(2) == (550_000, 1000)
+
+
+def test_behind_the_last_point_one_points_noise_decides_nothing() -> None:
+    curve = Curve([(1, 10.0), (2, 20.0), (4, 40.0), (5, 90.0)])
+    assert curve.at(3) == 30
+    assert curve.at(4.5) == 65
+    assert curve.at(5) == 90
+    # From (2, 20) to (5, 90), not from (4, 40).
+    assert curve.at(8) == pytest.approx(90 + 3 * 70 / 3)
+    assert Curve([(1, 10.0), (2, 8.0)]).at(9) == 8
+    assert Curve([(1, 10.0)]).at(9) == 10
 
 
 def test_what_a_mixed_step_saves_is_measured() -> None:
