@@ -69,6 +69,22 @@ def test_behind_the_last_point_one_points_noise_decides_nothing() -> None:
     assert Curve([(1, 10.0)]).at(9) == 10
 
 
+def test_rows_of_the_decode_table_share_one_slope() -> None:
+    """The long rows decide: the noise of a row that reads little does not."""
+    costs = measured(
+        decode=(
+            DecodePoint(1, 0, 500),
+            DecodePoint(1, 100, 900),
+            DecodePoint(10, 0, 2000),
+            DecodePoint(10, 100, 3000),
+        )
+    )
+    # (100 * 400 + 1000 * 1000) / (100^2 + 1000^2) ns a position.
+    slope = (50 * 200 + 50 * 200 + 2 * 500 * 500) / (2 * 50**2 + 2 * 500**2) * 1000
+    assert costs.decode_line(1) == (int(700_000 - slope * 50), int(slope))
+    assert costs.decode_line(10) == (int(2_500_000 - slope * 500), int(slope))
+
+
 def test_what_a_mixed_step_saves_is_measured() -> None:
     alone = measured().mixed_ps([(0, 10)], 1, 100)
     assert alone == 1_500_000
