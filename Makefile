@@ -35,7 +35,7 @@ COMPILED_TESTS = tests/test_builds.py tests/test_determinism.py tests/core tests
 	tests/live/test_driver.py tests/live/test_replay.py tests/live/test_log_diff.py tests/live/test_log_file.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore mutants states fidelity clean
+.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore chaos mutants states fidelity clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -87,6 +87,9 @@ sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
 
 explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N)
 	$(DEV)/python -m diptych.sim.explorer $(ARGS)
+
+chaos: $(BUILT) ## attacks on live fleets, 25 minutes or more (ARGS: --times 1, --only WORDS, --scripted)
+	$(DEV)/python tests/chaos $(ARGS)
 
 mutants: $(BUILT) ## deliberate bugs, one at a time: the simulator or a test must catch each of them
 	$(DEV)/python tests/mutants $(ARGS)

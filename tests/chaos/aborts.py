@@ -16,6 +16,7 @@ from asked import Body, Size, bodies_of
 from episode import Episode
 from stage import Stage
 
+ABORT = "clients abort at random moments"
 AT_ONCE = 24
 LIMIT_S = 60.0
 READ_BYTES = 65536
@@ -54,7 +55,7 @@ def abort_many(stage: Stage, count: int, longest_s: float, seed: int, tell: Call
     in_flight = _in_flight(stage) - usual
     wrong.append("" if in_flight == 0 else f"{in_flight:g} requests in flight at the door")
     return Episode(
-        fault="clients abort at random moments",
+        fault=ABORT,
         setting=stage.setting.name,
         moment="any",
         hit=True,

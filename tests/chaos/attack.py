@@ -52,7 +52,7 @@ def carry_out(
                             break
                     broken = broken or fault.ends_fleet
                 if not faults[0].needs_disk:
-                    yield _replayed(one)
+                    yield replayed(one)
 
 
 def _by_fleet(faults: Sequence[Fault]) -> list[list[Fault]]:
@@ -70,7 +70,7 @@ def _play(one: Stage, fault: Fault, moment: Moment, wardrobe: Wardrobe, name: st
         return _failed(one, fault.name, moment.name, f"{type(error).__name__}: {error}"), True
 
 
-def _replayed(one: Stage) -> Episode:
+def replayed(one: Stage) -> Episode:
     """The logs of all that this fleet went through, replayed through the same machines."""
     command = [sys.executable, "-m", "diptych.cli", "replay", "--json", str(one.folder)]
     replay = subprocess.run(command, capture_output=True, text=True, check=False)

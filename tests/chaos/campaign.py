@@ -12,15 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
-from aborts import abort_many
+from aborts import ABORT, abort_many
 from attack import Attack, carry_out
 from disk import disk_full
 from episode import Episode, Fault
-from faults import on_a_pair, supervisor_killed, with_a_short_lease, with_gaps_judged
+from faults import (
+    on_a_pair,
+    on_a_patient_unlike_pair,
+    on_an_impatient_unlike_pair,
+    supervisor_killed,
+    with_a_short_lease,
+    with_gaps_judged,
+)
 from figures import document, rows_of, show
 from pressure import pool_exhausted
 from rich.console import Console
@@ -34,9 +42,13 @@ from settings import (
     SCRIPTED_REFERENCE,
     SCRIPTED_SHORT_LEASE,
     SCRIPTED_TWO_EACH,
+    UNLIKE_IMPATIENT,
+    UNLIKE_PATIENT,
 )
 from stage import Setting, small_disk, stage
 from wardrobe import Wardrobe, undisturbed
+
+from prioritised import take_priority
 
 GROUPS = {NATIVE_REFERENCE.name: 24, SCRIPTED_REFERENCE.name: 60}
 DISK_MIB = 8
@@ -50,6 +62,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--times", type=int, default=10, help="how often each fault is tried (10)")
     parser.add_argument("--only", default="", metavar="WORDS", help="faults with these words in their name")
+    parser.add_argument("--fleet", default="", metavar="WORDS", help="fleets with these words in their name")
+    parser.add_argument("--ahead", action="store_true", help="go before other programs (needs root)")
     parser.add_argument("--scripted", action="store_true", help="scripted workers only, without the model")
     parser.add_argument("--groups", type=int, help="groups of streams with known answers (24 and 60)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the random moments of aborts")
@@ -65,6 +79,8 @@ def plan(*, scripted: bool) -> list[Attack]:
         Attack(setting=pair, faults=(*on_a_pair(), supervisor_killed())),
         Attack(setting=short, faults=tuple(with_a_short_lease())),
         Attack(setting=pair, faults=(disk_full(),)),
+        Attack(setting=UNLIKE_PATIENT, faults=tuple(on_a_patient_unlike_pair())),
+        Attack(setting=UNLIKE_IMPATIENT, faults=tuple(on_an_impatient_unlike_pair())),
         gaps,
     ]
     # A pool of scripted pages, which hold a hash each, is never exhausted.
@@ -73,10 +89,12 @@ def plan(*, scripted: bool) -> list[Attack]:
 
 def main() -> int:
     options = parse()
+    priority = take_priority() if options.ahead else "usual priority"
     console = Console(width=None if sys.stdout.isatty() else 150)
     attacks = [
         Attack(setting=one.setting, judged=one.judged, faults=_named(one.faults, options.only))
         for one in plan(scripted=options.scripted)
+        if options.fleet in one.setting.name
     ]
     attacks = [one for one in attacks if one.faults]
     begun_s = time.monotonic()
@@ -88,10 +106,17 @@ def main() -> int:
         run.abort()
     rows = rows_of(run.episodes, frozenset(one.setting.name for one in attacks if one.judged))
     show(console, rows)
-    console.print(f"{time.monotonic() - begun_s:.0f} s, seed {options.seed}", highlight=False)
+    here = {
+        "times": options.times,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - begun_s),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "priority": priority,
+    }
+    console.print(", ".join(f"{name} {value}" for name, value in here.items()), highlight=False)
     if options.json is not None:
-        found = document(rows, times=options.times, seed=options.seed)
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(document(rows, **here), indent=2) + "\n", encoding="utf-8")
     if any(row.failed for row in rows):
         return 1
     return 3 if any(row.late for row in rows) else 0
@@ -107,6 +132,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
         self.options = options
         self.progress = progress
+        self.begun_s = time.monotonic()
         self.episodes: list[Episode] = []
         self.wardrobes: dict[str, Wardrobe] = {}
 
@@ -126,16 +152,19 @@ class Run:
 
             def tell(words: str, counts: bool, task=task) -> None:
                 self.progress.update(task, description=words, advance=1 if counts else 0)
+                if self.progress.disable:
+                    print(f"{time.monotonic() - self.begun_s:5.0f} s  {words}", file=sys.stderr, flush=True)
 
             within = (small_disk(DISK_MIB) or ()) if one.faults[0].needs_disk else ()
             wardrobe = self.wardrobes[one.setting.name.partition(",")[0]]
             self.episodes += carry_out(one, self.options.times, wardrobe, tell, within)
 
     def abort(self) -> None:
-        if self.options.only not in "clients abort at random moments":
+        if self.options.only not in ABORT:
             return
-        self._abort(SCRIPTED, ABORTS_SCRIPTED * self.options.times, 0.4)
-        if not self.options.scripted:
+        if self.options.fleet in SCRIPTED.name:
+            self._abort(SCRIPTED, ABORTS_SCRIPTED * self.options.times, 0.4)
+        if self.options.fleet in NATIVE.name and not self.options.scripted:
             self._abort(NATIVE, ABORTS_NATIVE * self.options.times, 3.0)
 
     def _abort(self, setting: Setting, count: int, longest_s: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from episode import Fault, Scene
 from fleet_harness import eventually
-from moments import ARRIVAL, DECODE, PREFILL
+from moments import DECODE, PREFILL, RESERVED
 from stage import CONTROL, WHOLE_S
 
 FILLER = "filler"
@@ -22,7 +22,7 @@ def disk_full() -> Fault:
     return Fault(
         name="full disk for logs",
         strike=_fill,
-        moments=(ARRIVAL, PREFILL, DECODE),
+        moments=(RESERVED, PREFILL, DECODE),
         lift=_renew,
         renewed=frozenset(_RECORDED),
         needs_disk=True,

@@ -16,6 +16,7 @@ from stage import WHOLE_S, Stage
 
 LIMIT_S = 120.0
 """A client that hears nothing for so long hangs."""
+STREAMS = 5
 SOURCE, TARGET = "source", "target"
 """Names of the workers that the aimed stream was given to."""
 _ASKED = {SOURCE: "PrefillRequested", TARGET: "TargetRequested"}
@@ -36,10 +37,10 @@ class Scene:
         self.start = stage.logs.read()
         stage.mark()
 
-    def ask(self, slow: tuple[int, ...]) -> None:
-        for index, body in enumerate(self.group.bodies):
-            kind = SlowStream if index in slow else Stream
-            self.streams.append(self._open(kind, body, f"{self.name}-{index}"))
+    def ask(self, fault: Fault) -> None:
+        for index, body in enumerate(self.group.bodies[: fault.streams]):
+            kind = SlowStream if index in fault.slow else Stream
+            self.streams.append(self._open(kind, body | fault.fields, f"{self.name}-{index}"))
 
     def _open(self, kind: type[Stream], body: Body, name: str) -> Stream:
         named = {"model": self.stage.model} | body
@@ -50,7 +51,7 @@ class Scene:
         return self.streams[0]
 
     def pairs(self) -> list[tuple[Stream, Answer]]:
-        return list(zip(self.streams, self.group.answers, strict=True))
+        return list(zip(self.streams, self.group.answers, strict=False))
 
     def worker(self, name: str) -> str:
         """The name of a worker, which may be given by what it does for the aimed stream."""
@@ -83,6 +84,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that `lift` ends."""
     after: Callable[[Scene], list[str]] = _nothing
     """More that must be so, in words where it is not."""
+    streams: int = STREAMS
+    """So many of a group's bodies are asked."""
+    fields: Body = {}
+    """More fields of their bodies."""
     slow: tuple[int, ...] = ()
     """Clients that read nothing until all the others are served."""
     may_break: bool = False
@@ -134,7 +139,7 @@ def play(stage: Stage, fault: Fault, moment: Moment, group: Group, name: str) ->
     begun_s = time.monotonic()
     scene = Scene(stage, group, name)
     rates_s = stage.rates_s()
-    scene.ask(fault.slow)
+    scene.ask(fault)
     await_moment(moment, stage.logs, scene.aimed, scene.start)
     touched = [one for one in scene.streams if not one.finished]
     struck = stage.logs.read()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Sequence
+from typing import Any
 
 from episode import SOURCE, TARGET, Fault, Scene
 from fleet_harness import eventually, is_alive
+from hold_down import HoldDown
 from moments import ARRIVAL, DECODE, EVERY, HANDOFF, PREFILL
 from socket_cutting import cut
 from stage import CONTROL, DOOR, SUPERVISOR, WHOLE_S, pause_s
@@ -19,7 +20,6 @@ WITHIN = 0.6
 BEYOND = 1.4
 HOLD_S = 1.5
 """Both halves of a fleet are away for so long."""
-WATCH_S = 0.01
 FLIGHT = (PREFILL, HANDOFF, DECODE)
 
 
@@ -134,53 +134,24 @@ def supervisor_killed() -> Fault:
     )
 
 
-class _HoldDown:
-    """Stops every new incarnation of some workers as soon as it is started, until it is lifted."""
-
-    def __init__(self, scene: Scene, names: Sequence[str]) -> None:
-        self._scene = scene
-        self._names = names
-        self._held: dict[str, int] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._over.wait(WATCH_S):
-            for process, pid in self._scene.stage.started().items():
-                if process.partition("@")[0] in self._names and process not in self._held:
-                    os.kill(pid, signal.SIGSTOP)
-                    self._held[process] = pid
-
-    def lift(self) -> None:
-        self._over.set()
-        self._thread.join()
-        for pid in self._held.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def lost_for_a_while(*names: str, back_in_time: bool, exact: bool = True, label: str = "") -> Fault:
-    """All workers of a role die, and their successors do not come, or come only after a while."""
-    holds: dict[str, _HoldDown] = {}
+def lost_for_a_while(*names: str, label: str, back_in_time: bool = False, **judged: Any) -> Fault:
+    """All workers of a role die, and their successors come only when all clients are served, or a while
+    before."""
+    holds: dict[str, HoldDown] = {}
 
     def strike(scene: Scene) -> None:
-        hold = holds[scene.name] = _HoldDown(scene, names)
+        hold = holds[scene.name] = HoldDown(scene.stage.fleet, *names)
         _signal(scene, names, signal.SIGKILL)
         if back_in_time:
             pause_s(HOLD_S)
             hold.lift()
 
-    def lift(scene: Scene) -> None:
-        holds.pop(scene.name).lift()
-
     return Fault(
-        name=label or f"no {' and no '.join(names)}",
+        name=label,
         strike=strike,
-        lift=lift,
-        moments=EVERY,
+        lift=lambda scene: holds.pop(scene.name).lift(),
         victims=frozenset(names),
-        exact=exact,
+        **({"moments": EVERY} | judged),
     )
 
 
@@ -191,9 +162,9 @@ def on_a_pair() -> list[Fault]:
         killed("decode-0"),
         killed(CONTROL),
         killed(CONTROL, "decode-0"),
-        lost_for_a_while("prefill-0", back_in_time=False, label="all prefill workers lost"),
-        lost_for_a_while("decode-0", back_in_time=False, label="all decode workers lost"),
-        lost_for_a_while("prefill-0", "decode-0", back_in_time=True, label="all workers lost, then back"),
+        lost_for_a_while("prefill-0", label="all prefill workers lost"),
+        lost_for_a_while("decode-0", label="all decode workers lost"),
+        lost_for_a_while("prefill-0", "decode-0", label="all workers lost, then back", back_in_time=True),
         cut_off(CONTROL, "prefill-0"),
         cut_off(CONTROL, "decode-0"),
         cut_off("prefill-0", "decode-0"),
@@ -221,3 +192,45 @@ def with_a_short_lease() -> list[Fault]:
 def with_gaps_judged() -> list[Fault]:
     """On two workers of each role, by what they do for the stream aimed at."""
     return [killed(SOURCE), killed(TARGET), hung(SOURCE), hung(TARGET)]
+
+
+def on_a_patient_unlike_pair() -> list[Fault]:
+    """Neither worker can compute what the other does; broken streams wait for as long as it takes."""
+    return [
+        lost_for_a_while("prefill-0", label="only prefill numerics lost, then back", back_in_time=True),
+        lost_for_a_while("decode-0", label="only decode numerics lost, then back", back_in_time=True),
+    ]
+
+
+def on_an_impatient_unlike_pair() -> list[Fault]:
+    """They do not come back before waiting ends."""
+
+    def goes_on(scene: Scene) -> list[str]:
+        record = scene.stage.fleet.trace(scene.aimed.request_id)
+        return (
+            [] if record["exact"] is False else ["the record of a stream on other numerics does not say so"]
+        )
+
+    def ends(scene: Scene) -> list[str]:
+        told = str(scene.aimed.error)
+        return [] if "numerics" in told else [f"a stream that wanted no other numerics was told: {told}"]
+
+    return [
+        lost_for_a_while(
+            "decode-0",
+            label="only decode numerics lost",
+            moments=(DECODE,),
+            streams=1,
+            exact=False,
+            after=goes_on,
+        ),
+        lost_for_a_while(
+            "decode-0",
+            label="only decode numerics lost, exact asked",
+            moments=(DECODE,),
+            streams=1,
+            fields={"exact": True},
+            may_break=True,
+            after=ends,
+        ),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from asked import Size
 from stage import Setting
 
@@ -20,7 +22,7 @@ NATIVE_SHORT_LEASE = Setting(
     name="native", arguments=("--pool-mib", "192"), workers=PAIR, size=_NATIVE, lease_s=SHORT_LEASE_S
 )
 NATIVE_SMALL_POOL = Setting(
-    name="native, small pool", arguments=("--pool-mib", "36"), workers=PAIR, size=_NATIVE, lease_s=LEASE_S
+    name="native, small pool", arguments=("--pool-mib", "20"), workers=PAIR, size=_NATIVE, lease_s=LEASE_S
 )
 
 _PROMPT_TOKEN_S = 400e-6
@@ -61,5 +63,22 @@ SCRIPTED_TWO_EACH = Setting(
     workers=("prefill-0", "prefill-1", "decode-0", "decode-1"),
     size=_SCRIPTED,
     lease_s=SHORT_LEASE_S,
+    work_s_per_token=_PROMPT_TOKEN_S,
+)
+_UNLIKE = ("--fleet", str(Path(__file__).parent / "unlike.toml"))
+UNLIKE_PATIENT = Setting(
+    name="scripted, unlike",
+    arguments=(*_UNLIKE, "--exact-wait", "300"),
+    workers=PAIR,
+    size=_SCRIPTED,
+    lease_s=LEASE_S,
+    work_s_per_token=_PROMPT_TOKEN_S,
+)
+UNLIKE_IMPATIENT = Setting(
+    name="scripted, unlike",
+    arguments=(*_UNLIKE, "--exact-wait", "0.5"),
+    workers=PAIR,
+    size=_SCRIPTED,
+    lease_s=LEASE_S,
     work_s_per_token=_PROMPT_TOKEN_S,
 )

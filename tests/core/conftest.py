@@ -202,7 +202,7 @@ class Desk:
         self.streaming()
         self.about(facts.StreamPaused, worker=D)
 
-    def adopting(self) -> dict[str, list[Fact]]:
+    def adopting(self, *, exact: bool = True) -> dict[str, list[Fact]]:
         self.say(
             facts.HostStated(
                 host="host", pool_pages=64, workers=(P, D), shares=(("prefill-0", 32), ("decode-0", 32))
@@ -219,9 +219,8 @@ class Desk:
         )
         self.attempt = 3
         starts = (facts.SequenceStart(0, 2),)
-        return self.say(
-            facts.DoorJoined(door=DOOR, open=(facts.OpenRequest(arrived, 3, CANONICAL, starts),))
-        )
+        opened = facts.OpenRequest(arrived, 3, CANONICAL, starts, exact=exact)
+        return self.say(facts.DoorJoined(door=DOOR, open=(opened,)))
 
 
 @pytest.fixture

@@ -69,3 +69,20 @@ def test_a_speed_that_moved_a_little_waits_for_the_next_beat(table: Callable[...
     beats_until(worker, 2 * SECOND_NS)
     due_ns = worker.machine.next_deadline_ns()
     assert speed_beat(worker, 38_000_000) == due_ns
+
+
+def test_a_run_is_overdue_when_it_takes_a_multiple_of_its_prediction(table: Callable[..., Any]) -> None:
+    """A host that is busy for a while makes every run late; that alone is no reason to be killed."""
+    worker = table(beat_ns=SECOND_NS, overrun_factor=4, chunk_tokens=32, prefill_ns_per_token=SECOND_NS // 32)
+    worker.ask(tokens=33)
+    worker.fix()
+    started_ns, predicted_ns = worker.now_ns, worker.run.predicted_ns
+    overdue_ns = {}
+    while worker.now_ns < started_ns + 7 * predicted_ns:
+        worker.now_ns = worker.machine.next_deadline_ns() - 1_000_000
+        for fact in worker.say(facts.DeadlinePassed()):
+            if isinstance(fact, facts.WorkerBeat):
+                overdue_ns[worker.now_ns - started_ns] = fact.run_overdue_ns
+    late = {ran_ns: due_ns for ran_ns, due_ns in overdue_ns.items() if due_ns}
+    assert min(late) > 4 * predicted_ns
+    assert all(due_ns == ran_ns - 4 * predicted_ns for ran_ns, due_ns in late.items())

@@ -53,6 +53,19 @@ def test_a_stream_that_ends_before_its_door_asks_for_it_is_over(
     assert desk.say(facts.DeadlinePassed(), after_ns=ADOPTING_ENDS_NS).get(D) is None
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_stream_that_lost_its_recipe_is_not_called_exact_by_the_next_control(
+    new_desk: type[Any], exact: bool
+) -> None:
+    desk = new_desk(epoch=2)
+    desk.adopting(exact=exact)
+    desk.worker(D, "decode", ("int4", "int8"), room=32, streams=(("r", 3),))
+    told = desk.say(
+        facts.StreamEnded(request="r", attempt=3, worker=D, outputs=((0, 8),), reasons=("length",))
+    )
+    assert told["door-0"][0].record.exact is exact
+
+
 def test_a_stream_that_pauses_before_its_door_asks_for_it_is_drained(new_desk: type[Any]) -> None:
     desk = new_desk(epoch=2)
     desk.worker(D, "decode", ("int4", "int8"), room=32, streams=(("r", 3),))

@@ -33,23 +33,23 @@ def unlike_pair(folder: Path, wait_s: float) -> AbstractContextManager[Fleet]:
     return fleet("--fleet", str(path))
 
 
-@pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """It waits longer than any restart takes."""
-    with unlike_pair(tmp_path, 300) as started:
+    with unlike_pair(tmp_path_factory.mktemp("patient"), 300) as started:
         started.wait_all_ready()
         yield started
 
 
-@pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[Fleet]:
-    with unlike_pair(tmp_path, 0.5) as started:
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with unlike_pair(tmp_path_factory.mktemp("impatient"), 0.5) as started:
         started.wait_all_ready()
         yield started
 
 
-def body(**fields: Any) -> dict[str, Any]:
-    return {"prompt": "two panels and nobody else " * 8, "max_tokens": 60} | SEEDED | fields
+def body(salt: str, **fields: Any) -> dict[str, Any]:
+    return {"prompt": salt + "two panels and nobody else " * 8, "max_tokens": 60} | SEEDED | fields
 
 
 def broken_stream(running: Fleet, request: dict[str, Any]) -> tuple[Stream, HoldDown]:
@@ -61,7 +61,7 @@ def broken_stream(running: Fleet, request: dict[str, Any]) -> tuple[Stream, Hold
 
 
 def test_it_waits_for_the_restart_and_is_the_same(patient: Fleet) -> None:
-    request = body()
+    request = body("waits ")
     whole = undisturbed(patient, request)
     stream, hold = broken_stream(patient, request)
     hold.lift()
@@ -70,7 +70,7 @@ def test_it_waits_for_the_restart_and_is_the_same(patient: Fleet) -> None:
 
 
 def test_it_goes_on_with_other_numerics_and_its_record_says_so(impatient: Fleet) -> None:
-    request = body()
+    request = body("goes on ")
     stream, hold = broken_stream(impatient, request)
     check_whole(stream.result(), request)
     record = impatient.trace(stream.request_id)
@@ -82,7 +82,7 @@ def test_it_goes_on_with_other_numerics_and_its_record_says_so(impatient: Fleet)
 
 
 def test_it_ends_with_the_reason_where_no_others_are_wanted(impatient: Fleet) -> None:
-    stream, hold = broken_stream(impatient, body(exact=True))
+    stream, hold = broken_stream(impatient, body("ends ", exact=True))
     stream.result()
     assert "numerics" in str(stream.error)
     assert impatient.trace(stream.request_id)["failure"]

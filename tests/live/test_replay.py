@@ -11,7 +11,7 @@ from diptych.core.actions import Send
 from diptych.core.config import ControlConfig, WorkerConfig
 from diptych.core.control import ControlPlane
 from diptych.core.errors import DiptychError
-from diptych.core.facts import ClientGone, ControlJoined, ControlLost, DeadlinePassed, Fact
+from diptych.core.facts import ClientGone, ControlJoined, ControlLost, DeadlinePassed, DoorJoined, Fact
 from diptych.core.worker import Worker
 from diptych.live.driver import Machine
 from diptych.live.log_file import LogBroken, Origin, Recorder, log_paths
@@ -83,6 +83,25 @@ def test_what_a_killed_control_plane_never_read_is_lost_by_its_death(tmp_path: P
     assert (loss.sender, loss.receiver, loss.why) == ("decode-0@1", "control@1", "receiver died")
     assert loss.kinds == {"WorkerBeat": 1}
     assert [machine.fate for machine in report.machines] == ["killed", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("fact", "passes"), [(DoorJoined(door="d@1"), True), (ClientGone(request="r"), False)]
+)
+def test_only_a_door_that_joins_again_may_leave_messages_out(
+    tmp_path: Path, fact: Fact, passes: bool
+) -> None:
+    """Its socket broke with messages 2 and 3 in it."""
+    scribe = control(tmp_path)
+    scribe.step(DoorJoined(door="d@1"), Origin("d@1", 1))
+    scribe.step(fact, Origin("d@1", 4))
+    scribe.step(ClientGone(request="r"), Origin("d@1", 5))
+    scribe.recorder.close()
+    if passes:
+        assert replay(tmp_path).machines[0].received == 3
+        return
+    with pytest.raises(ReplayFailed, match="message 4 of d@1 came after message 1"):
+        replay(tmp_path)
 
 
 @pytest.mark.parametrize(

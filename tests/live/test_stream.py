@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,3 +243,10 @@ def test_any_mix_of_lost_doubled_and_late_frames_gives_the_stream(seed: int, seq
 def test_a_pause_is_not_accepted_as_tokens() -> None:
     with pytest.raises(ValueError, match="drain"):
         make_stream().accept(PauseFrame("r", 1), 1)
+
+
+def test_a_stream_that_lost_its_recipe_says_so_to_the_next_control() -> None:
+    opened = make_stream()
+    assert opened.open_request().exact
+    opened.route(msgspec.structs.replace(routed(7), exact=False))
+    assert not opened.open_request().exact

@@ -11,7 +11,7 @@ from diptych.engine.scripted import ScriptedCost, ScriptedEngine
 from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts, read_costs, write_costs
 from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
 from diptych.sim.costs.messages import measure_link
-from diptych.sim.costs.model import BadCosts, ConstantCosts, DecodePoint, PromptPoint
+from diptych.sim.costs.model import BadCosts, ConstantCosts, Curve, DecodePoint, PromptPoint
 from diptych.sim.costs.profiling import Bench, Grid, MeasuredDoor
 from diptych.sim.costs.roofline import Geometry, RooflineCosts
 
@@ -56,6 +56,33 @@ def test_a_measured_table_is_drawn_between_its_points_and_beyond() -> None:
     assert costs.decode_line(1) == (400_000, 1000)
     assert costs.decode_line(3) == (700_000, 1000)
     assert costs.decode_line(2) == (550_000, 1000)
+
+
+def test_behind_the_last_point_one_points_noise_decides_nothing() -> None:
+    curve = Curve([(1, 10.0), (2, 20.0), (4, 40.0), (5, 90.0)])
+    assert curve.at(3) == 30
+    assert curve.at(4.5) == 65
+    assert curve.at(5) == 90
+    # From (2, 20) to (5, 90), not from (4, 40).
+    assert curve.at(8) == pytest.approx(90 + 3 * 70 / 3)
+    assert Curve([(1, 10.0), (2, 8.0)]).at(9) == 8
+    assert Curve([(1, 10.0)]).at(9) == 10
+
+
+def test_rows_of_the_decode_table_share_one_slope() -> None:
+    """The long rows decide: the noise of a row that reads little does not."""
+    costs = measured(
+        decode=(
+            DecodePoint(1, 0, 500),
+            DecodePoint(1, 100, 900),
+            DecodePoint(10, 0, 2000),
+            DecodePoint(10, 100, 3000),
+        )
+    )
+    # (100 * 400 + 1000 * 1000) / (100^2 + 1000^2) ns a position.
+    slope = (50 * 200 + 50 * 200 + 2 * 500 * 500) / (2 * 50**2 + 2 * 500**2) * 1000
+    assert costs.decode_line(1) == (int(700_000 - slope * 50), int(slope))
+    assert costs.decode_line(10) == (int(2_500_000 - slope * 500), int(slope))
 
 
 def test_what_a_mixed_step_saves_is_measured() -> None:
@@ -179,7 +206,7 @@ def test_profiling_finds_what_an_engine_declares(door: MeasuredDoor) -> None:
     assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 64), (3, 1), (3, 64)]
     # One for the first token's sampling.
     assert len(notes) == len(found.prompt) + len(found.decode) + len(found.mixed) + 1
-    assert len(found.mixed) == 4
+    assert [(point.sequences, point.context) for point in found.mixed] == [(1, 1), (1, 64)]
     for point in found.prompt:
         declared = 100_000 if point.tokens == 1 else 20_000 * point.tokens
         assert point.ns >= 500_000 + declared

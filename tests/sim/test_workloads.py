@@ -92,6 +92,17 @@ def test_texts_share_the_pages_within_their_common_pieces() -> None:
     assert Text().then("a", 40).page_hashes(16, 40) != Text().then("x", 8).then("a", 40).page_hashes(16, 40)
 
 
+def test_an_answer_names_its_pages_as_the_whole_text_would() -> None:
+    for prompt, pieces in ((31, 3), (32, 1), (33, 2), (1, 1), (64, 4)):
+        text = Text()
+        for number in range(pieces):
+            text = text.then(f"piece {number}", prompt * (number + 1) // pieces - text.tokens)
+        for tokens in (0, 1, 2, 15, 16, 17, 50):
+            whole = text.then("answer", tokens)
+            expected = whole.page_hashes(16, prompt + tokens - 1, (prompt - 1) // 16)
+            assert text.answer_hashes("answer", tokens, 16) == expected
+
+
 @pytest.mark.parametrize("page_tokens", [128, 512, 1024])
 def test_block_numbers_of_a_trace_are_prefixes_at_any_page_size(page_tokens: int) -> None:
     one = block_text([7, 8, 9, 10], 512, 2048).page_hashes(page_tokens, 2048)

@@ -41,6 +41,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Ways to exchange pages with workers of other pools, the fastest first; none: only its own pool."""
     claim_lease_ns: int = 5 * SECOND_NS
     """How long a claim from another pool holds without word of its reader, who renews it at every beat."""
+    overrun_factor: int = 4
+    """A run is overdue when it has taken so many times what it was predicted: on a busy host a worker is slow
+    and not dead."""
 
 
 class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +51,7 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease_ns: int = 3 * SECOND_NS
     """A worker that says nothing for so long is fenced."""
     overrun_ns: int = 3 * SECOND_NS
-    """So is one whose run passes its own prediction by so much (and by `overrun_factor`)."""
+    """So is one whose run is overdue by so much."""
     queue_max: int = 256
     """Requests that may wait for a worker before new ones are rejected."""
     exact_wait_ns: int = 30 * SECOND_NS

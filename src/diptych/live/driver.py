@@ -111,10 +111,11 @@ class Driver:
 
     def _step(self, fact: Fact, origin: Origin | None) -> None:
         now_ns = self._clock_ns()
-        if self._due_ns is not None and now_ns - self._due_ns > self._stall_ns:
+        if self._due_ns is not None and now_ns - max(self._due_ns, self._armed_ns) > self._stall_ns:
             # Counted from the deadline alone, whoever was due then would be due again at once, though it
-            # may have stood still just as long (a whole host that stops and goes on).
-            stalled_ns, self._due_ns = now_ns - min(self._armed_ns, self._due_ns), None
+            # may have stood still just as long (a whole host that stops and goes on). And said once: a
+            # deadline that no stall moves stays overdue for all that is read after it.
+            stalled_ns, self._armed_ns = now_ns - self._armed_ns, now_ns
             self._step_at(now_ns, DriverStalled(duration_ns=stalled_ns), None)
             self._due_ns = self._machine.next_deadline_ns()
             if isinstance(fact, DeadlinePassed) and (self._due_ns is None or self._due_ns > now_ns):

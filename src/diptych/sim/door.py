@@ -28,6 +28,7 @@ class Client:
         self.attempt: Attempt | None = None
         self.drained: Attempt = -1
         self.recipe: Recipe = ()
+        self.exact = True
         self.recipes: set[Recipe] = set()
         """Of the attempts that tokens were taken from."""
         self.target = ""
@@ -208,6 +209,7 @@ class Door:
         if client.attempt is None or event.attempt >= client.attempt:
             client.attempt = event.attempt
             client.recipe = event.recipe
+            client.exact = event.exact
             client.target = event.target
 
     def _paused(self, request: RequestId, attempt: Attempt) -> None:
@@ -249,7 +251,9 @@ class Door:
         for client in clients:
             starts = client.starts(self.page_tokens)
             opens.append(
-                facts.OpenRequest(client.arrived, client.attempt, client.recipe, starts, client.finished())
+                facts.OpenRequest(
+                    client.arrived, client.attempt, client.recipe, starts, client.finished(), client.exact
+                )
             )
         payloads = {client.plan.request: client.payload_now() for client in clients}
         self.outside.send(self.name, CONTROL, facts.DoorJoined(door=self.name, open=tuple(opens)), payloads)

@@ -89,19 +89,18 @@ class Driver:
         heap, line, parties = self._heap, self._line, self.parties
         while not (self._stopped if until is None else until()):
             if line and not (heap and heap[0] < line[0]):
-                entry = line[0]
-                if entry[0] > horizon_ns:
+                if line[0][0] > horizon_ns:
                     return False
-                line.popleft()
+                at_ns, _, receiver, sender, event, payload = line.popleft()
             elif heap and heap[0][0] <= horizon_ns:
-                entry = heappop(heap)
+                at_ns, _, receiver, sender, event, payload = heappop(heap)
             else:
                 return False
-            self.now_ns = entry[0]
-            party = parties.get(entry[2])
+            self.now_ns = at_ns
+            party = parties.get(receiver)
             if party is not None:
                 self.events += 1
-                party.receive(entry[0], entry[3], entry[4], entry[5])
+                party.receive(at_ns, sender, event, payload)
         self._stopped = False
         return True
 
@@ -139,6 +138,7 @@ class Seat:
         self.alive = True
         self.paused_ns: int | None = None
         """Since when the driver stands still."""
+        self.paused_until_ns = 0
         self.steps = 0
         self._driver = driver
         self._before = before
@@ -166,9 +166,11 @@ class Seat:
         else:
             self._take(now_ns, sender, event, payload)
 
-    def pause(self, now_ns: int) -> None:
+    def pause(self, now_ns: int, until_ns: int) -> None:
+        """Also what stands still already may have to stand still longer."""
         if self.paused_ns is None:
             self.paused_ns = now_ns
+        self.paused_until_ns = max(self.paused_until_ns, until_ns)
 
     def _take(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         for fact in self._port(sender, event):
@@ -177,7 +179,7 @@ class Seat:
 
     def _resume(self, now_ns: int) -> None:
         """What its sockets hold is read first, then its timer is looked at."""
-        if self.paused_ns is None:
+        if self.paused_ns is None or now_ns < self.paused_until_ns:
             return
         self.paused_ns = None
         waiting, self._inbox = self._inbox, []
@@ -201,8 +203,8 @@ class Seat:
 
     def _step(self, now_ns: int, sender: str, fact: Fact, payload: object) -> None:
         due_ns = self._due_ns
-        if due_ns is not None and now_ns - due_ns > self._stall_ns:
-            stalled = DriverStalled(duration_ns=now_ns - min(self._armed_ns, due_ns))
+        if due_ns is not None and now_ns - max(due_ns, self._armed_ns) > self._stall_ns:
+            stalled = DriverStalled(duration_ns=now_ns - self._armed_ns)
             self._run(now_ns, self.name, stalled, None)
             self._set_alarm()
             due_ns = self._due_ns

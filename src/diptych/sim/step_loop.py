@@ -81,6 +81,7 @@ class StepLoop:
         self.loaded = False
         self.paused_ns: int | None = None
         """Since when its process stands still."""
+        self.paused_until_ns = 0
         self._payloads: dict[Key, Payload] = {}
         self._recipes: dict[Key, Recipe] = {}
 
@@ -158,8 +159,15 @@ class StepLoop:
 
     # ---- time passes ------------------------------------------------------------------------------
 
+    def pause_process(self, now_ns: int, until_ns: int) -> None:
+        if self.paused_ns is None:
+            self.paused_ns = now_ns
+        self.paused_until_ns = max(self.paused_until_ns, until_ns)
+
     def stood_still(self, now_ns: int) -> Run | None:
-        """The process goes on; its run ends so much later."""
+        """The process goes on, unless it stands still for longer; its run ends so much later."""
+        if now_ns < self.paused_until_ns:
+            return None
         if self.paused_ns is not None and self.run is not None:
             self.run.started_ns += now_ns - max(self.paused_ns, self.run.started_ns)
         self.paused_ns = None

@@ -309,6 +309,7 @@ class Dispatch:
                 recipe=request.recipe,
                 held_tokens=route.held,
                 reasons=request.reasons,
+                exact=request.exact,
             ),
         )
 

@@ -87,6 +87,8 @@ class ControlPlane:
             raise ImpossibleFact("control", "any", fact)
         if self.requests.dispatch.queue:
             self.requests.dispatch.pump(now_ns)
+        if not self.outbox:
+            return ()
         actions = tuple(self.outbox)
         self.outbox.clear()
         return actions
@@ -225,6 +227,7 @@ class ControlPlane:
             request = Request(arrived, now_ns)
             request.starts = open_request.starts
             request.recipe = open_request.recipe
+            request.exact = open_request.exact
             request.outputs = dict(open_request.finished)
             request.attempt = open_request.attempt or 0
             request.state = ADOPTING

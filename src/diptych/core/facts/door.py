@@ -54,6 +54,8 @@ class OpenRequest(msgspec.Struct, frozen=True, array_like=True):
     recipe: Recipe
     starts: tuple[SequenceStart, ...]
     finished: Outputs = ()
+    exact: bool = True
+    """As the last `RequestRouted` said."""
 
 
 class DoorJoined(Fact, frozen=True):

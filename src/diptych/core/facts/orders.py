@@ -115,6 +115,8 @@ class RequestRouted(RequestFact, frozen=True):
     recipe: Recipe
     held_tokens: int
     reasons: RouteReasons | None
+    exact: bool = True
+    """False from when a stream had to go on with another recipe than it began with."""
 
 
 class RequestRejected(Fact, frozen=True):

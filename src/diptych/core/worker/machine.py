@@ -336,7 +336,9 @@ class Worker:
         self.rates.told()
         counts = self.ledger.counts()
         run = self.run
-        overdue = 0 if run is None else max(0, now_ns - run.started_ns - run.predicted_ns)
+        overdue = 0
+        if run is not None:
+            overdue = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
         pending = sum(task.ask.split - task.computed for task in self.sources.jobs())
         for task in self.targets.streams.prompting.values():
             pending += max(0, task.ask.prompt_tokens - task.computed)

@@ -88,6 +88,8 @@ class Stream:
         """Some control plane was told of the request, and may have given it to workers."""
         self.target: Incarnation | None = None
         self.recipe: Recipe = ()
+        self.exact = True
+        """Whether control still holds it to the recipe that it began with."""
         self.routed: RequestRouted | None = None
         """The first route, whose split and held tokens the client's usage shows."""
         self.first_token_ns: int | None = None
@@ -116,6 +118,7 @@ class Stream:
         self.attempt = routed.attempt
         self.target = routed.target
         self.recipe = routed.recipe
+        self.exact = routed.exact
 
     def accept(self, frame: StreamFrame, now_ns: int) -> list[GenerationEvent]:
         """What the frame tells the client: nothing where it is late or doubled."""
@@ -157,7 +160,9 @@ class Stream:
     def open_request(self) -> OpenRequest:
         """For a new control plane, which was told nothing yet."""
         self.stated = None
-        return OpenRequest(self.arrived, self.attempt, self.recipe, self.starts(), self.finished_outputs)
+        return OpenRequest(
+            self.arrived, self.attempt, self.recipe, self.starts(), self.finished_outputs, self.exact
+        )
 
     def payload(self) -> bytes:
         """The attachment of everything control is told of this request."""

@@ -1,8 +1,7 @@
 """Costs by what `diptych profile` measured: tables over (tokens, context) and (sequences, context).
 
-Between points lines are drawn over tokens and sequences. Over context each row of the decode table is
-fitted by one line, and all of the prompt table by one factor: attention of a prompt token is linear in
-the positions before it.
+Between points lines are drawn over tokens and sequences. Over context the decode table is fitted by lines
+of one slope, and the prompt table by one factor: attention of a token is linear in the positions before it.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class MeasuredCosts(
             raise BadCosts("prompt: at least one point with context 0 and 1 token or more")
         self.__dict__["_fresh"] = Curve([(tokens, point.ns * PS_PER_NS) for tokens, point in fresh])
         self.__dict__["_pair_ps"] = self._fit_attention()
-        rows = self._fit_decode()
-        self.__dict__["_base"] = Curve([(sequences, base) for sequences, base, _ in rows])
-        self.__dict__["_slope"] = Curve([(sequences, slope) for sequences, _, slope in rows])
+        bases, slope = self._fit_decode()
+        self.__dict__["_base"] = Curve(bases)
+        self.__dict__["_position_ps"] = int(slope)
         self.__dict__["_lines"] = {}
         self.__dict__["_shared_ps"] = self._fit_shared()
 
@@ -66,18 +65,27 @@ class MeasuredCosts(
                 under += pairs * pairs
         return max(0.0, over / under) if under else 0.0
 
-    def _fit_decode(self) -> list[tuple[int, float, float]]:
-        """(sequences, ps at no context, ps for each token of context of them all)."""
-        rows = []
-        for sequences in sorted({point.sequences for point in self.decode}):
-            points = [
-                (float(sequences * p.context), float(p.ns * PS_PER_NS))
-                for p in self.decode
-                if p.sequences == sequences
-            ]
-            base, slope = fit_line(points)
-            rows.append((sequences, base, slope))
-        return rows
+    def _fit_decode(self) -> tuple[list[tuple[float, float]], float]:
+        """(sequences, ps at no context) of each row, and ps for each token of context of them all: one for
+        the table, because a position is read alike in every batch, and a row has few points."""
+        rows: dict[int, list[tuple[float, float]]] = {}
+        for point in self.decode:
+            read = float(point.sequences * point.context)
+            rows.setdefault(point.sequences, []).append((read, float(point.ns * PS_PER_NS)))
+        centres = {
+            sequences: (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
+            for sequences, points in sorted(rows.items())
+        }
+        over = under = 0.0
+        for sequences, (mean_x, mean_y) in centres.items():
+            over += sum((x - mean_x) * (y - mean_y) for x, y in rows[sequences])
+            under += sum((x - mean_x) ** 2 for x, _ in rows[sequences])
+        slope = max(0.0, over / under) if under else 0.0
+        bases = [
+            (float(sequences), max(0.0, mean_y - slope * mean_x))
+            for sequences, (mean_x, mean_y) in centres.items()
+        ]
+        return bases, slope
 
     def _fit_shared(self) -> float:
         """What a mixed step saves against its two halves, as a share of the smaller one."""
@@ -104,8 +112,8 @@ class MeasuredCosts(
     def decode_line(self, sequences: int) -> tuple[int, int]:
         lines: dict[int, tuple[int, int]] = self.__dict__["_lines"]
         if sequences not in lines:
-            base, slope = self.__dict__["_base"].at(sequences), self.__dict__["_slope"].at(sequences)
-            lines[sequences] = (int(base), int(slope))
+            base: float = self.__dict__["_base"].at(sequences)
+            lines[sequences] = (int(base), self.__dict__["_position_ps"])
         return lines[sequences]
 
     def mixed_ps(self, spans: Spans, sequences: int, context_tokens: int) -> int:

@@ -64,7 +64,9 @@ class ConstantCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return 0
 
     def prompt_ps(self, spans: Spans) -> int:
-        tokens = sum(count for _, count in spans)
+        tokens = 0
+        for _, count in spans:
+            tokens += count
         return (self.step_ns + tokens * self.prompt_token_ns) * PS_PER_NS
 
     def decode_line(self, sequences: int) -> tuple[int, int]:
@@ -75,7 +77,8 @@ class ConstantCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Curve:
-    """Straight lines between measured points, the last one drawn on, from the first one level down."""
+    """Straight lines between measured points, from the first one level down. Behind the last one it goes on
+    as steeply as from the middle point to there: one point's noise must not decide on a batch of any size."""
 
     def __init__(self, points: Sequence[tuple[float, float]]) -> None:
         self.xs = [x for x, _ in points]
@@ -84,9 +87,14 @@ class Curve:
     def at(self, x: float) -> float:
         if len(self.xs) == 1 or x <= self.xs[0]:
             return self.ys[0]
-        index = min(bisect_right(self.xs, x), len(self.xs) - 1)
-        x0, x1 = self.xs[index - 1], self.xs[index]
-        y0, y1 = self.ys[index - 1], self.ys[index]
+        index = bisect_right(self.xs, x)
+        before = index - 1
+        if index == len(self.xs):
+            before, index = (index - 1) // 2, index - 1
+        x0, x1 = self.xs[before], self.xs[index]
+        y0, y1 = self.ys[before], self.ys[index]
+        if x > x1:
+            return y1 + max(0.0, (y1 - y0) / (x1 - x0)) * (x - x1)
         return max(0.0, y0 + (y1 - y0) * (x - x0) / (x1 - x0))
 
 

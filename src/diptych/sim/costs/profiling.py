@@ -41,6 +41,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     """Positions before the span; sequences that decode have at least one."""
     sequences: tuple[int, ...] = (1, 2, 4, 5, 8, 12, 16)
     mixed_tokens: tuple[int, ...] = (16, 64)
+    """Beside every second number of sequences, at the first two contexts."""
     rounds: int = 9
     """Each point is the median of so many."""
     point_s: float = 0.8
@@ -113,10 +114,10 @@ class Bench:
             prompt.append(PromptPoint(tokens, context, self.prompt_ns(tokens, context)))
         note("the first token behind a prompt")
         sample_ns = self._first_token_ns()
-        for sequences, context in self._decode_points():
+        for sequences, context in self._decode_points(self.grid.sequences, self.grid.contexts):
             note(f"{sequences} sequences decode at {context}")
             decoding.append(DecodePoint(sequences, context, self.decode_ns(sequences, context)))
-        for sequences, context in self._decode_points():
+        for sequences, context in self._decode_points(self.grid.sequences[::2], self.grid.contexts[:2]):
             for tokens in self.grid.mixed_tokens:
                 room = sequences < min(self.places, self.engine.capabilities.step_spans_max)
                 room &= tokens + sequences <= self.engine.capabilities.step_tokens_max
@@ -169,10 +170,10 @@ class Bench:
                     if context + tokens <= self.context_max:
                         yield tokens, context
 
-    def _decode_points(self) -> Iterator[tuple[int, int]]:
-        for sequences in self.grid.sequences:
+    def _decode_points(self, counts: tuple[int, ...], contexts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        for sequences in counts:
             if sequences <= min(self.places, self.engine.capabilities.step_spans_max):
-                for context in self.grid.contexts:
+                for context in contexts:
                     last = self.context_max - self.grid.rounds - 2
                     yield sequences, max(1, min(context, last))
 

@@ -105,9 +105,9 @@ class Injector:
 
     def _pause_control(self, now_ns: int, duration_ns: int) -> int:
         seat = self.world.control
-        if seat is None or seat.paused_ns is not None:
+        if seat is None:
             return 0
-        seat.pause(now_ns)
+        seat.pause(now_ns, now_ns + duration_ns)
         self.world.at(now_ns + duration_ns, seat.name, seat.name, events.Resumed())
         return 1
 
@@ -119,13 +119,11 @@ class Injector:
     def _pause_worker(self, now_ns: int, worker: Incarnation, duration_ns: int, *, whole: bool) -> int:
         """With `whole` the process, otherwise its driver: then the step loop ends the run in hand."""
         seat = self.world.workers[worker]
-        if seat.paused_ns is not None:
-            return 0
-        seat.pause(now_ns)
+        seat.pause(now_ns, now_ns + duration_ns)
         receiver = worker
         if whole:
             receiver = f"loop {worker}"
-            self.world.loops[worker].paused_ns = now_ns
+            self.world.loops[worker].pause_process(now_ns, now_ns + duration_ns)
         self.world.at(now_ns + duration_ns, worker, receiver, events.Resumed())
         return 1
 

@@ -14,7 +14,7 @@ import msgspec
 from diptych.core.config import ControlConfig
 from diptych.core.ids import CONTROL
 from diptych.sim.network.weather import PACKET_KINDS
-from diptych.sim.scenario import MILLISECOND_NS, Fault, Scenario, TransferPlan, WorkerPlan
+from diptych.sim.scenario import MILLISECOND_NS, Fault, RequestPlan, Scenario, TransferPlan, WorkerPlan
 from diptych.sim.seeds.hosts import hosts_scenario
 from diptych.sim.seeds.mixed import LEASE_NS, random_fleet, random_requests
 
@@ -22,7 +22,8 @@ DURATIONS_MS = (5, 40, 120, 250, 700, 2500)
 
 
 def network_scenario(seed: int) -> Scenario:
-    return _copying(seed) if seed % 2 else _any_fleet(seed)
+    makers = (_any_fleet, _copying, _any_fleet, _overwritten)
+    return makers[seed % len(makers)](seed)
 
 
 def _copying(seed: int) -> Scenario:
@@ -40,14 +41,75 @@ def _copying(seed: int) -> Scenario:
         hang_permille=random_.choice([0, 50, 200]),
         hang_ns=random_.choice([300, 1500]) * MILLISECOND_NS,
     )
+    if random_.random() < 0.7:
+        # Sources that are busy write over what they have lent no longer.
+        at_ns = random_.randrange(span_ns) + 100 * MILLISECOND_NS
+        weather.append(Fault(at_ns=at_ns, kind="flood", target="model", count=random_.choice([6, 12])))
     return msgspec.structs.replace(
         plain,
         workers=tuple(_small_source(random_, plan) for plan in plain.workers),
         faults=tuple(sorted([*plain.faults, *weather], key=lambda fault: fault.at_ns)),
+        control=msgspec.structs.replace(
+            plain.control, fetch_failures_max=random_.choice([3, 100]), quarantine_ns=MILLISECOND_NS
+        ),
         control_host=control_host,
         transfers=transfers,
         claim_lease_ns=random_.choice([60, 150]) * MILLISECOND_NS,
         stall_ns=LEASE_NS // 15,
+    )
+
+
+def _overwritten(seed: int) -> Scenario:
+    """A reader is cut off while it copies; meanwhile its source serves a target beside it, and writes over
+    what it has lent no longer. The reads go on: they are one-sided, and know of no cut."""
+    random_ = random.Random(f"overwritten {seed}")
+    workers = tuple(
+        WorkerPlan(
+            name=name,
+            role=role,
+            numerics=("int8", "int4") if role == "prefill" else ("int4", "int8"),
+            host=host,
+            pages=pages,
+            transports=("copies",),
+            prefill_ns_per_token=100_000 if role == "prefill" else 4 * MILLISECOND_NS,
+            chunk_tokens=random_.choice([8, 64]),
+        )
+        for name, role, host, pages in (
+            ("prefill-0", "prefill", "host-0", random_.choice([12, 16])),
+            ("decode-0", "decode", "host-1", 60),
+            ("decode-1", "decode", "host-0", 40),
+        )
+    )
+    requests = tuple(
+        RequestPlan(
+            request=f"r{number}",
+            at_ns=(40 + random_.randrange(60)) * MILLISECOND_NS,
+            prompt=((f"text {number}", random_.randint(17, 40)),),
+            lengths=(random_.randint(1, 12),),
+            tokens_max=12,
+        )
+        for number in range(random_.choice([2, 6]))
+    )
+    cut_ns = (50 + random_.randrange(120)) * MILLISECOND_NS
+    length_ns = random_.choice([300, 900]) * MILLISECOND_NS
+    flood_ns = cut_ns + random_.randrange(200) * MILLISECOND_NS
+    return Scenario(
+        seed=seed,
+        workers=workers,
+        requests=requests,
+        faults=(
+            Fault(at_ns=cut_ns, kind="cut", target="host-0=host-1", duration_ns=length_ns),
+            Fault(at_ns=flood_ns, kind="flood", target="model", count=random_.choice([4, 10])),
+        ),
+        control=ControlConfig(
+            lease_ns=random_.choice([300, 2000]) * MILLISECOND_NS,
+            overrun_ns=5000 * MILLISECOND_NS,
+            exact_wait_ns=2000 * MILLISECOND_NS,
+        ),
+        beat_ns=LEASE_NS // 3,
+        stall_ns=LEASE_NS // 15,
+        transfers=TransferPlan(page_ns=random_.choice([20, 60]) * MILLISECOND_NS, one_sided=True),
+        claim_lease_ns=random_.choice([60, 150]) * MILLISECOND_NS,
     )
 
 

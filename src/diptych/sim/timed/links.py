@@ -49,23 +49,19 @@ class Links:
         self.costs = costs
         self.page_bytes = page_bytes
         self.bytes_landed = 0
-        self.pages_named = 0
         self._links: dict[str, Link] = {}
         self._waiting: dict[Pair, deque[tuple[int, facts.Fact]]] = {}
         """Messages of pairs with a transfer under way: (bytes, fact), the one under way first."""
         self._last_ns: dict[Pair, int] = {}
         self._serial = 0
-        self._latency_only = costs.bytes_per_s is None and not costs.page_ns
+        self.latency_only = costs.bytes_per_s is None and not costs.page_ns
+        """Whether pages make no difference to what a message takes."""
         driver.parties[LINKS] = self
 
     def send(self, sender: Incarnation, to: Incarnation, fact: facts.Fact) -> None:
         pages = 0
         if isinstance(fact, (facts.PagesOffered, facts.ContextLent)):
             pages = len(fact.pages)
-            self.pages_named += pages
-        if self._latency_only:
-            self.driver.post(sender, to, fact)
-            return
         size = pages * self.page_bytes if self.costs.bytes_per_s is not None else 0
         pair = (sender, to)
         if pair in self._waiting:

@@ -176,7 +176,7 @@ class Meter:
                 queue_ns=record.queue_ns if record else 0,
                 handoff_pages=record.handoff_pages if record else 0,
                 handoff_ns=record.handoff_ns if record else 0,
-                attempts=tuple(one.outcome for one in record.attempts) if record else (),
+                attempts=tuple([one.outcome for one in record.attempts]) if record else (),
                 prefill_worker=record.prefill_worker if record else None,
                 decode_worker=record.decode_worker if record else None,
             )

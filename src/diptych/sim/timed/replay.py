@@ -127,12 +127,17 @@ def replay(
 
     Raises `Violation` where the fleet does not start or requests are stuck."""
     world = started(plan, tracer)
+    serve(world, workload, progress)
+    return world
+
+
+def serve(world: TimedWorld, workload: Workload, progress: Progress | None = None) -> None:
+    """The workload through a fleet that has started, to its end."""
     clients = Clients(world, workload, progress)
     world.driver.run(None, FOREVER_NS)
     clients.look(world.driver.now_ns)
     if progress is not None:
         progress(len(world.meter.served), world.driver.now_ns - clients.base_ns)
-    return world
 
 
 def started(plan: Plan, tracer: Tracer | None = None) -> TimedWorld:

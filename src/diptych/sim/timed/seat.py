@@ -55,16 +55,15 @@ class TimedSeat:
         if not self.alive:
             return
         if event is _ALARM:
-            self._alarm(now_ns)
-            return
-        self._spins = 0
+            if not self._due(now_ns):
+                return
+            event = _DEADLINE
+        else:
+            self._spins = 0
         assert isinstance(event, Fact)
-        self._tell(now_ns, sender, event)
-
-    def _tell(self, now_ns: int, sender: str, fact: Fact) -> None:
-        actions = self._step(now_ns, fact)
+        actions = self._step(now_ns, event)
         if self.watch is not None:
-            self.watch(now_ns, self, sender, fact, actions)
+            self.watch(now_ns, self, sender, event, actions)
         if actions:
             perform = self._perform
             for action in actions:
@@ -77,18 +76,19 @@ class TimedSeat:
         self._alarm_ns = max(deadline_ns, self._driver.now_ns)
         self._driver.at(self._alarm_ns, self.name, self.name, _ALARM)
 
-    def _alarm(self, now_ns: int) -> None:
-        """Also comes for deadlines that have moved on since: then it is set anew."""
+    def _due(self, now_ns: int) -> bool:
+        """Whether the machine's deadline has come. Alarms also come for deadlines that have moved on since:
+        then it is set anew."""
         if now_ns < self._alarm_ns:
-            return
+            return False
         self._alarm_ns = FOREVER_NS
         deadline_ns = self._deadline()
         if deadline_ns is None:
-            return
+            return False
         if deadline_ns > now_ns:
             self._set(deadline_ns)
-            return
+            return False
         self._spins += 1
         if self._spins > SPINS_MAX:
             raise Violation("deadline spins", f"{self.name} at {deadline_ns}")
-        self._tell(now_ns, self.name, _DEADLINE)
+        return True

@@ -45,6 +45,7 @@ class Run:
         "action",
         "before",
         "bends",
+        "end_ps",
         "first_ps",
         "fresh",
         "growth_ps",
@@ -64,17 +65,17 @@ class Run:
         self.fresh: list[Decoding] = []
         self.first_ps = self.step_ps = self.growth_ps = 0
         self.steps = 1
+        self.end_ps = origin_ps
+        """When its last step ends, as things stand."""
         self.bends: list[tuple[int, int, int]] = []
         """(ps of its own work done, when, pace from then on), where its pace was ever set."""
 
-    def border_ps(self, step: int) -> int:
-        """Its own work to the end of step number `step`, counted from 1."""
-        later = step - 1
-        return self.first_ps + later * self.step_ps + later * (later - 1) // 2 * self.growth_ps
-
     def at_ps(self, step: int) -> int:
-        """When that step ends."""
-        work_ps = self.border_ps(step)
+        """When step number `step` ends, counted from 1."""
+        later = step - 1
+        work_ps = self.first_ps
+        if later:
+            work_ps += later * self.step_ps + later * (later - 1) // 2 * self.growth_ps
         if not self.bends:
             return self.origin_ps + work_ps
         done_ps, at_ps, pace = next(bend for bend in reversed(self.bends) if bend[0] <= work_ps)
@@ -82,6 +83,10 @@ class Run:
 
     def border_ns(self, step: int) -> int:
         return self.at_ps(step) // PS_PER_NS
+
+    def set_steps(self, steps: int) -> None:
+        self.steps = steps
+        self.end_ps = self.at_ps(steps)
 
     def set_pace(self, now_ns: int, pace: int) -> bool:
         """From now on; whether that is another one."""
@@ -92,6 +97,7 @@ class Run:
         if not self.bends:
             self.bends.append((done_ps, at_ps, before))
         self.bends.append((done_ps + (now_ps - at_ps) * FULL_SPEED // before, now_ps, pace))
+        self.end_ps = self.at_ps(self.steps)
         return True
 
     def borders_passed(self, now_ns: int) -> int:
@@ -173,7 +179,7 @@ class StepLoop:
         steps = action.steps_max if self.steps_max is None else min(action.steps_max, self.steps_max)
         if steps > 1:
             steps = self._plan(run, steps)
-        run.steps = max(1, steps)
+        run.set_steps(max(1, steps))
         return run
 
     def _join(self, run: Run, prompts: tuple[PromptSpan, ...]) -> None:
@@ -213,7 +219,7 @@ class StepLoop:
         steps = held.borders_passed(now_ns) + 1
         if steps >= held.steps:
             return None
-        held.steps = steps
+        held.set_steps(steps)
         return held
 
     def drop(self, request: RequestId, attempt: Attempt) -> None:
@@ -234,7 +240,7 @@ class StepLoop:
         held = self.run
         if held is None or held.action.run != run or held.steps != steps:
             return None
-        end_ps = held.at_ps(steps)
+        end_ps = held.end_ps
         if end_ps // PS_PER_NS > now_ns:
             return None
         self.run = None

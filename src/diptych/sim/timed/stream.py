@@ -67,12 +67,7 @@ class Stream:
 
     def page_hashes(self, sequence: int, page_tokens: int) -> tuple[PageHash, ...]:
         """Of the sequence's full pages after the shared prompt pages, over what it has emitted."""
-        text, emitted = self.ask.text, self.emitted[sequence]
-        shared = (text.tokens - 1) // page_tokens
-        if (text.tokens + emitted - 1) // page_tokens <= shared:
-            return ()
-        said = text.then(self.ask.answer(sequence), emitted)
-        return said.page_hashes(page_tokens, text.tokens + emitted - 1, shared)
+        return self.ask.text.answer_hashes(self.ask.answer(sequence), self.emitted[sequence], page_tokens)
 
     def starts(self, page_tokens: int) -> tuple[facts.SequenceStart, ...]:
         """The sequences that have not finished."""

@@ -11,7 +11,7 @@ from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
 from diptych.core.worker import Worker
 from diptych.sim import events
 from diptych.sim.costs.file import HostCosts, LinkCosts
-from diptych.sim.costs.model import StepCosts
+from diptych.sim.costs.model import PS_PER_NS, StepCosts
 from diptych.sim.driver import Driver, Happening
 from diptych.sim.events import Violation
 from diptych.sim.scenario import Scenario, WorkerPlan
@@ -51,7 +51,7 @@ class TimedWorld:
         self.latency_ns = link.latency_ns
         self.host = host
         self._cores = Cores(host, cores)
-        self._computing = any(core is not None for core in cores.values())
+        self.computing = any(core is not None for core in cores.values())
         """Whether any worker computes on a core that others may share."""
         self.meter = meter
         self.steps_max = steps_max
@@ -62,7 +62,7 @@ class TimedWorld:
         self.workers: dict[Incarnation, TimedSeat] = {}
         self.loops: dict[Incarnation, StepLoop] = {}
         self._perform: dict[type[actions.Action], Callable[..., None]] = {
-            actions.Send: self._send_on,
+            actions.Send: self._send,
             actions.RunSteps: self._run_steps,
             actions.EndRun: self._end_run,
             actions.DropRequest: self._drop,
@@ -83,8 +83,8 @@ class TimedWorld:
 
     def _seat(self, name: str, machine: Worker | ControlPlane) -> TimedSeat:
         perform = self._perform
-        if name == CONTROL:
-            perform = {**perform, actions.Send: self._send}
+        if name != CONTROL and not self.links.latency_only:
+            perform = {**perform, actions.Send: self._send_on}
         seat = TimedSeat(name, machine, self.driver, perform)
         seat.watch = self.watch
         self.driver.parties[name] = seat
@@ -134,14 +134,13 @@ class TimedWorld:
     def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
         loop = self.loops[seat.name]
         run = loop.start(now_ns, action)
-        if self._computing:
+        if self.computing:
             self._plan_moved(self._cores.began(now_ns, loop))
         self._plan_border(loop, run)
 
     def run_over(self, now_ns: int, loop: StepLoop) -> None:
         """The loop's run has ended, or its worker."""
-        if self._computing:
-            self._plan_moved(self._cores.ended(now_ns, loop))
+        self._plan_moved(self._cores.ended(now_ns, loop))
 
     def _plan_moved(self, moved: list[tuple[StepLoop, Run]]) -> None:
         for loop, run in moved:
@@ -155,7 +154,7 @@ class TimedWorld:
 
     def _plan_border(self, loop: StepLoop, run: Run) -> None:
         border = events.RunBorder(run.action.run, run.steps)
-        self.driver.at(run.border_ns(run.steps), loop.worker, loop.name, border)
+        self.driver.at(run.end_ps // PS_PER_NS, loop.worker, loop.name, border)
 
     def _drop(self, now_ns: int, seat: TimedSeat, action: actions.DropRequest) -> None:
         self.loops[seat.name].drop(action.request, action.attempt)
@@ -237,7 +236,8 @@ class LoopSeat:
             ran = self.loop.finish(now_ns, event.run, event.steps)
             if ran is None:
                 return
-            self.world.run_over(now_ns, self.loop)
+            if self.world.computing:
+                self.world.run_over(now_ns, self.loop)
             turnaround_ns = self.world.host.turnaround_ns
             if turnaround_ns:
                 self.world.at(now_ns + turnaround_ns, self.name, seat.name, ran)

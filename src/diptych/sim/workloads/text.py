@@ -38,10 +38,12 @@ class Text:
         """This text and then `tokens` tokens of the named piece."""
         if tokens <= 0:
             return self
+        return Text((*self._ends, self.tokens + tokens), (*self._seeds, self._seed(piece)))
+
+    def _seed(self, piece: str) -> bytes:
         before = self._seeds[-1] if self._seeds else b""
         words = before + f"{self.tokens}/{piece}".encode()
-        seed = hashlib.blake2b(words, digest_size=_SEED_BYTES).digest()
-        return Text((*self._ends, self.tokens + tokens), (*self._seeds, seed))
+        return hashlib.blake2b(words, digest_size=_SEED_BYTES).digest()
 
     def page_hashes(self, page_tokens: int, end: int, first_page: int = 0) -> tuple[PageHash, ...]:
         """Of the full pages of the first `end` tokens, from page `first_page` on."""
@@ -60,6 +62,19 @@ class Text:
                 piece += 1
             hashes.append(seeds[piece] + marks[page])
         return tuple(hashes)
+
+    def answer_hashes(self, piece: str, tokens: int, page_tokens: int) -> tuple[PageHash, ...]:
+        """Of the full pages of this prompt and `tokens` tokens of an answer to it, but for the answer's last
+        token, after those that answers share: `then(piece, tokens).page_hashes(...)`, without the text."""
+        shared, end = (self.tokens - 1) // page_tokens, self.tokens + tokens - 1
+        count = end // page_tokens
+        if count <= shared:
+            return ()
+        marks = _borders(page_tokens, count)[1]
+        seed = self._seed(piece)
+        # A prompt that ends with a page ends it by itself.
+        first = self._seeds[-1] if (shared + 1) * page_tokens == self.tokens else seed
+        return (first + marks[shared], *[seed + mark for mark in marks[shared + 1 :]])
 
 
 _known_borders: dict[int, tuple[tuple[int, ...], tuple[bytes, ...]]] = {}

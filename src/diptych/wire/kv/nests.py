@@ -11,6 +11,9 @@ from diptych.wire.kv.record import SCALE_BYTES, Factor, Group
 
 __all__ = ["Cast", "Nest", "Side", "Work"]
 
+ELEMENT_BYTES_MAX = 8
+"""The kernels transpose elements of 1, 2, 4 and 8 bytes; longer ones are runs."""
+
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
     """Where one side's bytes lie in its pages."""
@@ -46,6 +49,17 @@ class Nest(msgspec.Struct, frozen=True, kw_only=True):
     run_bytes: int
     """Contiguous on both sides, inside all loops. For a cast, one element."""
     cast: Cast | None = None
+
+    @property
+    def transposes(self) -> bool:
+        """Single elements that are neighbours in one loop here and in another one there."""
+        return (
+            self.cast is None
+            and self.run_bytes <= ELEMENT_BYTES_MAX
+            and self.loops[-1:] != ()
+            and self.loops[-1].target_stride == self.run_bytes
+            and any(loop.source_stride == self.run_bytes for loop in self.loops)
+        )
 
 
 class Work:

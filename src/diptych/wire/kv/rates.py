@@ -30,8 +30,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         """One chunk of one nest."""
         times = math.prod(loop.extent for loop in nest.loops)
         if nest.cast is None:
-            transposed = any(loop.source_stride == nest.run_bytes for loop in nest.loops)
-            return times * (self.transposed_ns if transposed else self.run_ns + nest.run_bytes * self.byte_ns)
+            if nest.transposes:
+                return times * self.transposed_ns
+            return times * (self.run_ns + nest.run_bytes * self.byte_ns)
         elements = chunk_tokens * source.head_dim
         each = self.scaled_ns if target.scales else self.cast_ns
         each += self.transposed_ns * (bool(nest.cast.gather) + bool(nest.cast.scatter))
