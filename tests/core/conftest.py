@@ -39,6 +39,8 @@ class Table:
         self.now_ns = 0
         self.run: actions.RunSteps | None = None
         self.dropped: list[tuple[str, int]] = []
+        self.port: list[actions.Action] = []
+        """What it asked of the port that copies pages."""
         self.say(facts.ControlJoined(epoch=1))
         self.say(facts.PagesGranted(pages=((0, pages),), room=pages))
         self.pages = pages
@@ -54,8 +56,21 @@ class Table:
                 self.run = action
             elif isinstance(action, actions.DropRequest):
                 self.dropped.append((action.request, action.attempt))
+            else:
+                self.port.append(action)
         self.machine.check()
         return told
+
+    def ordered(self, kind: type[actions.Action]) -> list[Any]:
+        """Orders of one kind to the port, once."""
+        found = [action for action in self.port if isinstance(action, kind)]
+        self.port = [action for action in self.port if not isinstance(action, kind)]
+        return found
+
+    def wait(self, duration_ns: int) -> list[Fact]:
+        """The moment comes, and with it what is due."""
+        self.now_ns += duration_ns
+        return self.say(facts.DeadlinePassed())
 
     def ran(self, *finished: facts.SequenceFinish, steps: int | None = None) -> list[Fact]:
         """The run in hand ends after all its steps (or `steps`)."""

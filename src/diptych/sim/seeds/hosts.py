@@ -30,6 +30,7 @@ def hosts_scenario(seed: int) -> Scenario:
         claim_lease_ns=CLAIM_LEASE_NS,
         beat_ns=CLAIM_LEASE_NS // 3,
         faults=(*plain.faults, *_cuts(random_, plain)),
+        control_host=random_.choice(["host-0", "host-1", "host-2", "host-2"]),
     )
 
 
@@ -39,7 +40,8 @@ def _cuts(random_: random.Random, plain: Scenario) -> list[Fault]:
     for _ in range(random_.choice([0, 1, 2, 4])):
         at_ns = random_.choice(plain.requests).at_ns + random_.randrange(150 * MILLISECOND_NS)
         if random_.random() < 0.5:
-            target, kind = "host-0" + random_.choice("=>") + "host-1", random_.choice(["cut", "loss", "slow"])
+            one, other = random_.sample(["host-0", "host-1", "host-2"], 2)
+            target, kind = one + random_.choice("=>") + other, random_.choice(["cut", "loss", "slow"])
         else:
             target, kind = random_.choice(plain.workers).name, "pause"
         duration_ns = random_.choice([100, 140, 200]) * MILLISECOND_NS
