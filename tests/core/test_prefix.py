@@ -224,6 +224,17 @@ def test_a_detached_page_that_is_offered_back_is_found_again() -> None:
     tree.check()
 
 
+def test_a_detached_page_may_come_back_before_pages_that_were_never_here() -> None:
+    tree, page_of = filled("ab")
+    tree.lend("other@1", (page_of["ab"],))
+    assert tree.evict(5) == (None, [page_of["a"]])
+    leaf, _ = tree.acquire((), ())
+    pages = [9, page_of["ab"], 10, 11]
+    leaf, standing = tree.extend(leaf, hashes_of("abcd"), pages, "int8", "other@1")
+    assert standing == pages
+    tree.check()
+
+
 def test_pages_computed_upon_lent_context_are_found_once_their_context_is_here() -> None:
     tree = PrefixTree(PAGE)
     root, _ = tree.acquire((), ())

@@ -61,7 +61,7 @@ PAGE_MUTANTS = (
         LEDGER,
         "while not self.frozen and len(released) < count:",
         "while len(released) < count:",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_claims.py",
     ),
     Mutant(
         "a deposit is paid back twice",

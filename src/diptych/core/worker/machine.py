@@ -39,7 +39,6 @@ from diptych.core.facts import (
     SourceLost,
     StepsRan,
     TargetRequested,
-    WorkerBeat,
 )
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.counts import PageCounts
@@ -48,7 +47,7 @@ from diptych.core.worker.batch import Rates, RunInHand, table_part
 from diptych.core.worker.exchange import Exchange
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
-from diptych.core.worker.introduction import introduce
+from diptych.core.worker.introduction import beat, introduce
 from diptych.core.worker.pulls import Pulls
 from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
@@ -83,9 +82,10 @@ class Worker:
         if row is None:
             raise ImpossibleFact(self.config.worker, "any", fact)
         row(self, now_ns, fact)
-        if self.ledger.granted:
+        ledger = self.ledger
+        if ledger.granted:
             self._work(now_ns)
-        outbox = self.ledger.outbox
+        outbox = ledger.outbox
         if not outbox:
             return ()
         actions = tuple(outbox)
@@ -218,18 +218,14 @@ class Worker:
         if run is None or fact.run != run.run:
             return
         self.run = None
-        self.rates.learn(run, fact.steps, fact.duration_ns)
-        if self._beat_at_ns is not None and self.rates.moved():
+        news = self.rates.learn(run, fact.steps, fact.duration_ns)
+        if news and self._beat_at_ns is not None:
             self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BEATS_APART_NS))
         targets, streams = self.targets, self.targets.streams
         streams.in_hand = False
-        for span, (task, sequence) in zip(run.prompts, run.spans, strict=True):
-            if isinstance(task, Source):
-                self.sources.advance(now_ns, task, span)
-            else:
-                streams.advance(task, sequence, span)
+        if run.prompts:
+            self._advance(now_ns, run)
         streams.batch.clock += fact.steps
-        streams.in_run.clear()
         ended: list[Target] = []
         for finish in fact.finished:
             target = targets.tasks[finish.request, finish.attempt]
@@ -249,6 +245,16 @@ class Worker:
             postponed, self._postponed = self._postponed, []
             for lost in postponed:
                 self._peer_lost(now_ns, lost)
+
+    def _advance(self, now_ns: int, run: RunInHand) -> None:
+        """Its prompt spans are computed."""
+        streams = self.targets.streams
+        for span, (task, sequence) in zip(run.prompts, run.spans, strict=True):
+            if isinstance(task, Source):
+                self.sources.advance(now_ns, task, span)
+            else:
+                streams.advance(task, sequence, span)
+        streams.in_run.clear()
 
     def _source_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.sources.step(now_ns, fact)
@@ -334,28 +340,15 @@ class Worker:
         self._beaten_ns = now_ns
         self.exchange.pulls.renew()
         self.rates.told()
-        counts = self.ledger.counts()
-        run = self.run
-        overdue = 0
+        run, overdue_ns = self.run, 0
         if run is not None:
-            overdue = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
-        pending = sum(task.ask.split - task.computed for task in self.sources.jobs())
+            overdue_ns = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
+        pending = sum([task.ask.split - task.computed for task in self.sources.jobs()])
         for task in self.targets.streams.prompting.values():
             pending += max(0, task.ask.prompt_tokens - task.computed)
-        self._tell_control(
-            WorkerBeat(
-                worker=self.config.worker,
-                pages_free=counts.free,
-                pages_held=counts.held,
-                pages_cached=counts.cached,
-                waiting=len(self.targets.line),
-                running=len(self.targets.streams.running),
-                prompt_tokens_pending=pending,
-                prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
-                decode_ns_per_step=int(self.rates.decode_ns_per_step),
-                run_overdue_ns=overdue,
-            )
-        )
+        line, running = len(self.targets.line), len(self.targets.streams.running)
+        pages = self.ledger.counts()
+        self._tell_control(beat(self.config.worker, self.rates, pages, line, running, pending, overdue_ns))
 
     def _driver_stalled(self, now_ns: int, fact: DriverStalled) -> None:
         """A worker judges nobody but readers of other pools by time; control hears of it by the beat
