@@ -322,7 +322,9 @@ class Pool:
 
     def _inherited(self, worker: Incarnation, lost: Incarnation, number: int) -> None:
         page = self.pages[number]
-        if page.owner != lost and lost not in (page.giver, page.receiver):
+        # The heir of a dead worker may die before it hears so: its claimants inherit from it all the same.
+        unheard = page.owner not in self.alive and page.claims.get(worker) == lost
+        if page.owner != lost and lost not in (page.giver, page.receiver) and not unheard:
             raise Violation("foreign inheritance", f"{worker} inherits page {number} of {page.owner}")
         page.owner, page.giver, page.receiver = worker, None, None
         page.claims.pop(worker, None)
