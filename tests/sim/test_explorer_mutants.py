@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.interpreted  # The copy is changed as source.
 MUTANTS = Path(__file__).parent.parent / "mutants"
 ALONE = """
 import sys

@@ -96,7 +96,7 @@ TWO = (_request(0, 5, "a"), _request(1, 5, "b"))
 LONG = _request(0, 5, "a", length=6, tokens_max=6)
 PAIR_OF_CHOICES = _request(0, 5, "a", lengths=(1, 3))
 HURRIED = msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2)
-OUTGROWING = (_request(0, 3, "a", length=4), _request(1, 3, "b", length=4))
+OUTGROWING = tuple(_request(n, 3, text, length=6, tokens_max=6) for n, text in enumerate("ab"))
 FOLLOW = msgspec.structs.replace(_request(0, 5, "a", length=4), follow=_request(1, 4, "c", length=2))
 
 CONFIGURATIONS: tuple[Configuration, ...] = (
@@ -180,9 +180,9 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     ),
     Configuration(
         name="compete-leave",
-        about="2 requests compete for the pages of one D, and a client may leave",
+        about="2 requests compete for the pages of one D, a client may leave, and a message comes twice",
         scenario=_scenario((P, D6), TWO),
-        budgets=Budgets(attempts=4, leavers=1),
+        budgets=Budgets(attempts=4, leavers=1, doubles=1),
         choices=False,
     ),
     Configuration(
@@ -197,6 +197,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         about="2 requests whose answers outgrow the pages of one D: the last admitted is preempted",
         scenario=_scenario((P4, D7), OUTGROWING),
         budgets=Budgets(attempts=4),
+        choices=False,
     ),
     Configuration(
         name="preempt-death",
@@ -221,8 +222,8 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     ),
     Configuration(
         name="too-long-death",
-        about="a request that no pool has room for, and a worker dies and comes back",
-        scenario=_scenario((P, _worker("decode-0", "decode", 5)), (LONG,)),
+        about="a request that the only worker has no room for, and the worker dies and comes back",
+        scenario=_scenario((_worker("decode-0", "decode", 5),), (LONG,)),
         budgets=Budgets(deaths=1, expiries=1),
     ),
     Configuration(
@@ -267,6 +268,13 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         about="1 request on one worker, and control dies twice",
         scenario=_scenario((D,), (HURRIED,)),
         budgets=Budgets(restarts=2, messages=14),
+        choices=False,
+    ),
+    Configuration(
+        name="three-faults",
+        about="1 request on one worker, a death, a lease that ends and a restart of control",
+        scenario=_scenario((D,), (HURRIED,)),
+        budgets=Budgets(deaths=1, suspicions=1, restarts=1, messages=8),
         choices=False,
     ),
     Configuration(
