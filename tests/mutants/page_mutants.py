@@ -184,6 +184,13 @@ PAGE_MUTANTS = (
     ),
     Mutant("a split forgets who claims the pages", TREE, "upper.lent = dict(node.lent)", "upper.lent = {}"),
     Mutant(
+        "pages that are hung elsewhere take their readers' earlier pages along",
+        TREE,
+        "            node.former = former\n            self.pin(former)\n",
+        "",
+        test="tests/core/test_prefix.py",
+    ),
+    Mutant(
         "pages without context can be found",
         TREE,
         "        child.detached = True\n        child.pins",

@@ -66,8 +66,15 @@ class Ledger:
         self.received: dict[Incarnation, int] = {}
         """Serial of the last gift from each worker."""
         self.outbox: list[Action] = []
+        self.told = 0
+        """Messages about requests that control was sent: each is a sign of life."""
         self._held_back: deque[Send] = deque()
         self._serial = 0
+
+    def tell(self, to: str, fact: Fact) -> None:
+        if to == CONTROL:
+            self.told += 1
+        self.outbox.append(Send(to=to, fact=fact))
 
     def next_serial(self) -> int:
         self._serial += 1

@@ -132,6 +132,9 @@ class PrefixTree:
                     freed.append(self._forget(node))
                 else:
                     self._rest(node)
+            if node.former is not None and node.pins == 0:
+                former, node.former = node.former, None
+                freed += self.unpin(former)
             node = node.parent
         return freed
 
@@ -213,11 +216,12 @@ class PrefixTree:
         former = node.parent
         if not node.detached or former is None:
             raise BrokenInvariant("prefix tree", f"page {pages[0]} stands under two prompts")
-        if former is not leaf:
+        if former is not leaf and node.pins:
+            node.former = former
+            self.pin(former)
             for _ in range(node.pins):
                 self.pin(leaf)
-                if self.unpin(former):
-                    raise BrokenInvariant("prefix tree", f"page {pages[0]} hung below what nobody used")
+                self.unpin(former)
         node.parent = leaf
         node.detached = False
         self._adopt(leaf, node)
@@ -352,9 +356,8 @@ class PrefixTree:
         runs: list[Node] = []
         index = 0
         while index < len(pages):
-            node = self._run(pages, index)
-            runs.append(node)
-            index += len(node.pages)
+            runs.append(self._run(pages, index))
+            index += len(runs[-1].pages)
         return runs
 
     def _run(self, pages: tuple[int, ...], index: int) -> Node:
