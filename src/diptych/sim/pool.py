@@ -234,7 +234,9 @@ class Pool:
     def _lent(self, lender: Incarnation, reader: str, fact: facts.ContextLent) -> None:
         for number in fact.pages:
             page = self.pages[number]
-            if page.owner != lender and lender not in page.claims:
+            # An offer stands for the claim while its answer waits for an estate.
+            offered = any(offer[1] == lender for offer in page.offers)
+            if page.owner != lender and lender not in page.claims and not offered:
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
             if reader in self.alive:
                 page.loans[lender, reader, fact.request, fact.attempt] += 1
