@@ -79,6 +79,9 @@ class Rates:
         weight = 1.0 if self.guessed else 0.25
         self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
         self.guessed = False
+        return self.news()
+
+    def news(self) -> bool:
         told = self.told_ns_per_token
         return abs(self.prefill_ns_per_token - told) > NEWS * told
 

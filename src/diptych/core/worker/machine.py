@@ -44,6 +44,7 @@ from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.ledger import Ledger
 from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.beats import Beats
 from diptych.core.worker.exchange import Exchange
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
@@ -52,9 +53,6 @@ from diptych.core.worker.pulls import Pulls
 from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
-
-BEATS_APART_NS = 100_000_000
-"""A prefill rate that moved is told at once, but not more often than this."""
 
 
 class Worker:
@@ -72,8 +70,7 @@ class Worker:
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []
         self._runs = 0
-        self._beat_at_ns: int | None = None
-        self._beaten_ns = 0
+        self._beats = Beats(config.beat_ns, self.ledger)
 
     # ---- the machine ------------------------------------------------------------------------------
 
@@ -93,9 +90,12 @@ class Worker:
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        wait_ns = self.exchange.next_deadline_ns()
-        if wait_ns is None or (self._beat_at_ns is not None and self._beat_at_ns < wait_ns):
-            return self._beat_at_ns
+        exchange = self.exchange
+        if not (exchange.grants.open or exchange.pulls.open or self.sources.line):
+            return self._beats.at_ns
+        wait_ns, beat_at_ns = exchange.next_deadline_ns(), self._beats.at_ns
+        if wait_ns is None or (beat_at_ns is not None and beat_at_ns < wait_ns):
+            return beat_at_ns
         return wait_ns
 
     def pages(self) -> PageCounts:
@@ -218,9 +218,8 @@ class Worker:
         if run is None or fact.run != run.run:
             return
         self.run = None
-        news = self.rates.learn(run, fact.steps, fact.duration_ns)
-        if news and self._beat_at_ns is not None:
-            self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BEATS_APART_NS))
+        if self.rates.learn(run, fact.steps, fact.duration_ns):
+            self._beats.soon(now_ns)
         targets, streams = self.targets, self.targets.streams
         streams.in_hand = False
         if run.prompts:
@@ -295,8 +294,7 @@ class Worker:
         self.ledger.grant(fact.pages, fact.room)
         chunk = -(-self.config.chunk_tokens // self.config.page_tokens)
         self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))
-        if self._beat_at_ns is not None:
-            self._beat_at_ns = now_ns
+        self._beats.at_once(now_ns)
 
     def _peer_lost(self, now_ns: int, fact: PeerLost) -> None:
         """While the run in hand still reads pages that the dead lent, their statement waits: nobody may
@@ -314,7 +312,7 @@ class Worker:
 
     def _control_joined(self, now_ns: int, fact: ControlJoined) -> None:
         self.rates.told()
-        self._beat_at_ns = now_ns + self.config.beat_ns
+        self._beats.at_ns = now_ns + self.config.beat_ns
         running = self.targets.streams.running
         streams = tuple(key for key, task in running.items() if task.state is RUNNING)
         self._tell_control(introduce(self.config, self.rates, self.ledger.granted, self._peers(), streams))
@@ -326,7 +324,7 @@ class Worker:
         return tuple(dict.fromkeys((*self.ledger.peers(), *readers, *targets)))
 
     def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
-        self._beat_at_ns = None
+        self._beats.at_ns = None
         self._postponed = []
         self.ledger.control_lost()
         self.sources.control_lost(now_ns)
@@ -334,15 +332,16 @@ class Worker:
 
     def _deadline_passed(self, now_ns: int, fact: DeadlinePassed) -> None:
         self.exchange.time_passed(now_ns)
-        if self._beat_at_ns is None or now_ns < self._beat_at_ns:
+        if not self._beats.due(now_ns):
             return
-        self._beat_at_ns = now_ns + self.config.beat_ns
-        self._beaten_ns = now_ns
         self.exchange.pulls.renew()
-        self.rates.told()
         run, overdue_ns = self.run, 0
         if run is not None:
             overdue_ns = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
+        busy = self.targets.tasks or self.sources.tasks
+        if self._beats.heard_of() and busy and not overdue_ns and not self.rates.news():
+            return
+        self.rates.told()
         pending = sum([task.ask.split - task.computed for task in self.sources.jobs()])
         for task in self.targets.streams.prompting.values():
             pending += max(0, task.ask.prompt_tokens - task.computed)
@@ -354,8 +353,7 @@ class Worker:
         """A worker judges nobody but readers of other pools by time; control hears of it by the beat
         that follows."""
         self.exchange.grants.excuse(fact.duration_ns)
-        if self._beat_at_ns is not None:
-            self._beat_at_ns = now_ns
+        self._beats.at_once(now_ns)
 
     def _tell_control(self, fact: Fact) -> None:
         self.ledger.outbox.append(Send(to=CONTROL, fact=fact))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable
 
-from diptych.core.actions import Action, DropRequest, PromptSpan, Send
+from diptych.core.actions import Action, DropRequest, PromptSpan
 from diptych.core.config import WorkerConfig
 from diptych.core.errors import ImpossibleFact
 from diptych.core.facts import (
@@ -373,7 +373,7 @@ class Sources:
         self._tell(CONTROL, fact)
 
     def _tell(self, to: str, fact: Fact) -> None:
-        self.ledger.outbox.append(Send(to=to, fact=fact))
+        self.ledger.tell(to, fact)
 
     def _act(self, action: Action) -> None:
         self.ledger.outbox.append(action)

@@ -361,7 +361,7 @@ class Targets:
                 self._drop(task)
 
     def _tell(self, to: str, fact: Fact) -> None:
-        self.ledger.outbox.append(Send(to=to, fact=fact))
+        self.ledger.tell(to, fact)
 
     def _act(self, action: Action) -> None:
         self.ledger.outbox.append(action)

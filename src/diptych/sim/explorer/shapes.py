@@ -159,6 +159,7 @@ _PLANS: dict[type, tuple[tuple[str, Teller], ...]] = {}
 UNTOLD = frozenset(
     {
         *(("RunInHand", "run"), ("RunSteps", "run"), ("RunSteps", "tables"), ("Worker", "_runs")),
+        *(("Ledger", "told"), ("Beats", "told"), ("Beats", "put_off")),
         *(("Request", name) for name in ("attempts", "reasons", "prefill_tokens", "handoff_pages")),
         *(("Request", "cached_tokens"), ("Client", "context"), ("PrefillFinished", "handoff_pages")),
         *(("Client", "plan"), ("StepLoop", "plan"), ("Pool", "pages")),
