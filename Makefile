@@ -8,6 +8,7 @@
 PORT ?= 8000
 ARGS ?=
 SEEDS ?= 200
+REQUESTS ?= 100000
 TORCH ?= torch==2.13.0 transformers
 TORCH_REQUIRED ?=
 COMPILED_REQUIRED ?=
@@ -35,7 +36,7 @@ COMPILED_TESTS = tests/test_builds.py tests/test_determinism.py tests/core tests
 	tests/live/test_driver.py tests/live/test_replay.py tests/live/test_log_diff.py tests/live/test_log_file.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop compiled test test-compiled lint format traces sim explore chaos mutants states fidelity clean
+.PHONY: help install serve develop compiled test test-compiled lint format traces sim soak explore chaos mutants states fidelity clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -82,8 +83,11 @@ format: $(BUILT) ## let ruff fix and format
 traces: $(BUILT) ## rewrite tests/traces/*.txt; read the diff before you commit it
 	$(DEV)/python -m diptych.sim.script tests/traces
 
-sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on
+sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on, on all cores; failures are made small
 	$(DEV)/python -m diptych.sim --seeds $(SEEDS) $(ARGS)
+
+soak: $(BUILT) ## the same until REQUESTS requests were simulated; takes minutes to half an hour
+	$(DEV)/python -m diptych.sim --requests $(REQUESTS) --first 100000 $(ARGS)
 
 explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N)
 	$(DEV)/python -m diptych.sim.explorer $(ARGS)

@@ -35,7 +35,8 @@ def carry_out(
     """Episodes as they end; `tell` hears of each in words, and whether it counts."""
     name = 0
     for faults in _by_fleet(attack.faults):
-        waiting = [(fault, index) for fault in faults for index in range(times)]
+        # In turns: a process that is killed over and over waits longer and longer for its next life.
+        waiting = [(fault, index) for index in range(times) for fault in faults]
         while waiting:
             # Where a fleet is broken, the rest goes on with a new one.
             with stage(attack.setting, within) as one:

@@ -50,7 +50,7 @@ from wardrobe import Wardrobe, undisturbed
 
 from prioritised import take_priority
 
-GROUPS = {NATIVE_REFERENCE.name: 24, SCRIPTED_REFERENCE.name: 60}
+GROUPS = {NATIVE_REFERENCE.name: 18, SCRIPTED_REFERENCE.name: 42}
 DISK_MIB = 8
 ABORTS_SCRIPTED, ABORTS_NATIVE = 1000, 40
 """For each of `--times`."""
@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fleet", default="", metavar="WORDS", help="fleets with these words in their name")
     parser.add_argument("--ahead", action="store_true", help="go before other programs (needs root)")
     parser.add_argument("--scripted", action="store_true", help="scripted workers only, without the model")
-    parser.add_argument("--groups", type=int, help="groups of streams with known answers (24 and 60)")
+    parser.add_argument("--groups", type=int, help="groups of streams with known answers (18 and 42)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the random moments of aborts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write rows and episodes as JSON")
     return parser.parse_args()
@@ -157,7 +157,12 @@ class Run:
 
             within = (small_disk(DISK_MIB) or ()) if one.faults[0].needs_disk else ()
             wardrobe = self.wardrobes[one.setting.name.partition(",")[0]]
-            self.episodes += carry_out(one, self.options.times, wardrobe, tell, within)
+            for episode in carry_out(one, self.options.times, wardrobe, tell, within):
+                self.episodes.append(episode)
+                for words in (*episode.lost, *episode.different, *episode.wrong):
+                    self.progress.console.print(
+                        f"{episode.fault}, {episode.moment}: {words[:600]}", markup=False
+                    )
 
     def abort(self) -> None:
         if self.options.only not in ABORT:

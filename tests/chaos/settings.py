@@ -13,7 +13,7 @@ LEASE_S = 6.0
 SHORT_LEASE_S = 3.0
 """What `serve` takes by itself."""
 
-_NATIVE = Size(words=110, words_long=440, tokens=40)
+_NATIVE = Size(words=110, words_long=560, tokens=40)
 NATIVE_REFERENCE = Setting(
     name="native", arguments=("--pool-mib", "512"), workers=PAIR, size=_NATIVE, lease_s=60.0
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.machinery
 import json
 from pathlib import Path
 
@@ -13,13 +14,34 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     checks = {check["name"]: check for check in document["checks"]}
     assert code == (1 if any(check["state"] == "missing" for check in checks.values()) else 0)
-    assert {"system", "processor", "native kernels", "memory", "huge pages", "model", "compilers"} <= set(
-        checks
-    )
+    assert {
+        "system",
+        "processor",
+        "native kernels",
+        "core",
+        "memory",
+        "huge pages",
+        "model",
+        "compilers",
+    } <= set(checks)
     assert "Linux" in checks["system"]["found"]
     assert "not_run_on_hardware" in document
     for check in checks.values():
         assert check["state"] == "ok" or check["remedy"], check
+
+
+@pytest.mark.parametrize(
+    ("origin", "state", "found"),
+    [("machine.py", "note", "interpreted"), ("machine.cpython-311-x86_64-linux-gnu.so", "ok", "compiled")],
+)
+def test_doctor_says_how_the_core_runs(
+    monkeypatch: pytest.MonkeyPatch, origin: str, state: str, found: str
+) -> None:
+    spec = importlib.machinery.ModuleSpec("machine", None, origin=origin)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    core = next(check for check in doctor.examine() if check.name == "core")
+    assert core.state == state
+    assert found in core.found
 
 
 def test_doctor_for_people_ends_with_what_was_not_run(capsys: pytest.CaptureFixture[str]) -> None:

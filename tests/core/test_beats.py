@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.core import facts
 from diptych.core.config import SECOND_NS
-from diptych.core.worker.machine import BEATS_APART_NS
+from diptych.core.worker.beats import BEATS_APART_NS
 
 
 def beats_until(table: Any, end_ns: int) -> int:
@@ -31,6 +31,38 @@ def test_granted_pages_are_shown_at_once(table: Callable[..., Any]) -> None:
     assert fresh.machine.next_deadline_ns() <= fresh.now_ns
     beat = next(fact for fact in fresh.say(facts.DeadlinePassed()) if isinstance(fact, facts.WorkerBeat))
     assert beat.pages_free == fresh.pages
+
+
+def test_a_busy_worker_that_control_hears_of_puts_its_beats_off(table: Callable[..., Any]) -> None:
+    """At most three in a row, and none that control does not hear of it between."""
+    worker = table(beat_ns=SECOND_NS)
+    beats_until(worker, 2 * SECOND_NS)
+    worker.ask("stays", tokens=33)
+    seen = []
+    for second in range(8):
+        worker.ask(f"r{second}", tokens=5)
+        worker.release(f"r{second}")
+        seen.append(beats_until(worker, (3 + second) * SECOND_NS))
+    assert seen == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert beats_until(worker, 13 * SECOND_NS) == 3, "nothing was told meanwhile"
+
+
+def test_an_idle_worker_shows_its_pages_at_the_next_beat(table: Callable[..., Any]) -> None:
+    worker = table(beat_ns=SECOND_NS)
+    beats_until(worker, 2 * SECOND_NS)
+    worker.ask()
+    worker.release()
+    assert beats_until(worker, 3 * SECOND_NS) == 1
+
+
+def test_an_overdue_run_is_told_however_much_control_hears(table: Callable[..., Any]) -> None:
+    worker = table(beat_ns=SECOND_NS, overrun_factor=1, chunk_tokens=32, prefill_ns_per_token=1_000_000)
+    beats_until(worker, 2 * SECOND_NS)
+    worker.ask("stays", tokens=33)
+    worker.fix("stays")
+    for second in range(4):
+        worker.ask(f"r{second}", tokens=5)
+        assert beats_until(worker, (3 + second) * SECOND_NS) == 1
 
 
 def speed_beat(worker: Any, duration_ns: int) -> int | None:

@@ -224,6 +224,34 @@ def test_a_detached_page_that_is_offered_back_is_found_again() -> None:
     tree.check()
 
 
+def test_a_detached_page_may_come_back_before_pages_that_were_never_here() -> None:
+    tree, page_of = filled("ab")
+    tree.lend("other@1", (page_of["ab"],))
+    assert tree.evict(5) == (None, [page_of["a"]])
+    leaf, _ = tree.acquire((), ())
+    pages = [9, page_of["ab"], 10, 11]
+    leaf, standing = tree.extend(leaf, hashes_of("abcd"), pages, "int8", "other@1")
+    assert standing == pages
+    tree.check()
+
+
+def test_pages_that_are_hung_elsewhere_keep_those_that_their_users_read_before_them() -> None:
+    """A source computes upon lent context; its target keeps the last page only, and offers it back."""
+    tree = PrefixTree(PAGE)
+    root, _ = tree.acquire((), ())
+    task = tree.hang_detached(root, hashes_of("abc")[1:2], [1], "int8")
+    task = tree.hang_detached(task, hashes_of("abc")[2:], [2], "int8")
+    other, standing = tree.extend(root, hashes_of("abc"), [8, 9, 2], "int8", "other@1")
+    assert standing == [8, 9, 2]
+    tree.check()
+    assert tree.node_at[1].pins == 1
+    assert tree.unpin(other) == []
+    assert tree.node_at[1].pins == 1
+    assert tree.unpin(task) == [(None, [1])]
+    assert (tree.pinned_pages, tree.idle_pages) == (0, 3)
+    tree.check()
+
+
 def test_pages_computed_upon_lent_context_are_found_once_their_context_is_here() -> None:
     tree = PrefixTree(PAGE)
     root, _ = tree.acquire((), ())

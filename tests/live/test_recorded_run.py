@@ -87,7 +87,7 @@ def test_a_run_with_a_killed_worker_replays_exactly(
         "prefill-0@1": "stopped",
     }
     assert all(machine["same_code"] for machine in report["machines"])
-    assert all(machine["steps"] > 3 for machine in report["machines"])
+    assert all(machine["steps"] > 1 for machine in report["machines"]), "a new one says little before it ends"
     sent = sum(machine["sent"] for machine in report["machines"])
     lost = sum(loss["messages"] for loss in report["lost"])
     assert report["matched"] + lost == sent, "every message came once, or is named as lost"

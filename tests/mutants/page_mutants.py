@@ -61,7 +61,7 @@ PAGE_MUTANTS = (
         LEDGER,
         "while not self.frozen and len(released) < count:",
         "while len(released) < count:",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_claims.py",
     ),
     Mutant(
         "a deposit is paid back twice",
@@ -183,6 +183,13 @@ PAGE_MUTANTS = (
         "a node is evicted under its last reader", TREE, "node.pins == 0 and not node.lent", "node.pins <= 1"
     ),
     Mutant("a split forgets who claims the pages", TREE, "upper.lent = dict(node.lent)", "upper.lent = {}"),
+    Mutant(
+        "pages that are hung elsewhere take their readers' earlier pages along",
+        TREE,
+        "            node.former = former\n            self.pin(former)\n",
+        "",
+        test="tests/core/test_prefix.py",
+    ),
     Mutant(
         "pages without context can be found",
         TREE,

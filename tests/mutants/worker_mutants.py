@@ -58,7 +58,7 @@ WORKER_MUTANTS = (
     Mutant(
         "a span runs on where the numerics change",
         "core/worker/batch.py",
-        "stop = min(end, run_end(recipe, position))",
+        "stop = min(end, run_here.end)",
         "stop = end",
     ),
     Mutant(
@@ -73,21 +73,21 @@ WORKER_MUTANTS = (
         STREAM,
         "        run.single = True\n        return end - task.computed",
         "        return end - task.computed",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_runs.py",
     ),
     Mutant(
         "a run that begins with a tail has no pages for the steps after it",
         STREAM,
         "min(sequence.known + quantum - 1, limit)",
         "min(sequence.known, limit)",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_runs.py",
     ),
     Mutant(
         "a stream begins in silence",
         MACHINE,
         "            self.targets.started(task)\n",
         "            pass\n",
-        test="tests/core/test_worker.py",
+        test="tests/core/test_runs.py",
     ),
     Mutant(
         "more streams run than there are seats",
@@ -106,8 +106,8 @@ WORKER_MUTANTS = (
     Mutant(
         "what a step finished is told a token short",
         TARGET,
-        "tuple((index, tokens) for index, tokens, _ in task.outcomes)",
-        "tuple((index, tokens - 1) for index, tokens, _ in task.outcomes)",
+        "tuple([(index, tokens) for index, tokens, _ in task.outcomes])",
+        "tuple([(index, tokens - 1) for index, tokens, _ in task.outcomes])",
     ),
     Mutant(
         "the door takes frames of a drained attempt",

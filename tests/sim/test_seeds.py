@@ -18,7 +18,10 @@ OPEN_OFFER_WHILE_CONTROL_WAS_DOWN = "handoff-147"
 AFTER_A_FAULT = {
     "mixed": {"worker death", "control death", "client gone", "door death", "deadline"},
     "handoff": {"worker death", "control restart with a new epoch", "client gone"},
+    "hosts": {"transfer failure", "corrupted page", "pull that hangs", "pull that outlives its claim"},
     "network": {
+        "page reused under a remote reader",
+        "pull that outlives its claim",
         "link down",
         "one-way partition",
         "message loss",

@@ -97,8 +97,8 @@ def _measure(arguments: argparse.Namespace, plans: Sequence[WorkerPlan], model: 
     slowest = 1.0
     try:
         with Console(stderr=True).status("") as status:
-            link, host = _besides(link, door, arguments.quick, status.update)
             source, loaded = _source(plans[0].engine, model, arguments.page_tokens)
+            link, host = _besides(link, door, arguments.quick, status.update)
             for name, plan in _kinds(plans).items():
                 measured, slower = _measured(plan, source, loaded, grid, door, name, status.update)
                 found[name] = measured

@@ -31,6 +31,14 @@ def extend(head: Recipe, *runs: tuple[str, int]) -> Recipe:
     return join(*((run.numerics, run.end) for run in head), *runs)
 
 
+def run_at(recipe: Recipe, position: int) -> Run:
+    """The run that holds `position`."""
+    for run in recipe:
+        if position < run.end:
+            return run
+    raise ValueError(f"position {position} lies beyond the recipe {recipe}")
+
+
 def numerics_at(recipe: Recipe, position: int) -> str:
     for run in recipe:
         if position < run.end:

@@ -101,25 +101,35 @@ def try_many(console: Console, options: argparse.Namespace) -> int:
                 return
             yield name
 
+    interrupted = False
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         counted = "requests" if options.requests is not None else "seeds"
         bar = progress.add_task(counted, total=options.requests or options.seeds)
-        for verdict in try_all(until_enough(), options.jobs):
-            if verdict.outcome is None:
-                failures.append(verdict)
-                progress.print(f"[bold red]FAILED[/] {verdict.name}: {verdict.reason}", soft_wrap=True)
-                progress.print(f"  python -m diptych.sim --seed {verdict.name}", highlight=False)
-            else:
-                totals.add(verdict.outcome)
-            done = totals.requests if counted == "requests" else totals.scenarios + len(failures)
-            progress.update(bar, completed=done)
+        try:
+            for verdict in try_all(until_enough(), options.jobs):
+                take(progress, verdict, totals, failures)
+                done = totals.requests if counted == "requests" else totals.scenarios + len(failures)
+                progress.update(bar, completed=done)
+        except KeyboardInterrupt:
+            interrupted = True
     seconds = time.monotonic() - begun
-    if options.shrink:
+    if options.shrink and not interrupted:
         for verdict in failures[:SHRUNK_MAX]:
             make_small(console, verdict.name, options.out)
     show(console, totals, len(failures), seconds)
-    return 1 if failures else 0
+    if interrupted:
+        console.print("interrupted: this is what was done until then")
+    return 130 if interrupted else 1 if failures else 0
+
+
+def take(progress: Progress, verdict: Verdict, totals: Totals, failures: list[Verdict]) -> None:
+    if verdict.outcome is not None:
+        totals.add(verdict.outcome)
+        return
+    failures.append(verdict)
+    progress.print(f"[bold red]FAILED[/] {verdict.name}: {verdict.reason}", soft_wrap=True)
+    progress.print(f"  python -m diptych.sim --seed {verdict.name}", highlight=False)
 
 
 def make_small(console: Console, name: str, folder: Path) -> None:

@@ -49,6 +49,9 @@ class Outside(Protocol):
     def last_arrival_ns(self, sender: str, receiver: str) -> int: ...
 
 
+STOP = "stop"
+_STOP = Alarm()
+
 Entry = tuple[int, int, str, str, Happening, object]
 """(at_ns, serial, receiver, sender, event, payload)"""
 
@@ -63,7 +66,6 @@ class Driver:
         self._heap: list[Entry] = []
         self._line: deque[Entry] = deque()
         self._serial = 0
-        self._stopped = False
 
     def at(self, at_ns: int, sender: str, receiver: str, event: Happening, payload: object = None) -> None:
         self._serial += 1
@@ -81,27 +83,30 @@ class Driver:
         self._line.append((self.now_ns + self.latency_ns, self._serial, receiver, sender, event, None))
 
     def stop(self) -> None:
-        """After the event in hand: `run` returns."""
-        self._stopped = True
+        """After the event in hand: `run` returns. The serial makes it the first of its moment."""
+        heappush(self._heap, (self.now_ns, 0, STOP, STOP, _STOP, None))
 
     def run(self, until: Callable[[], bool] | None, horizon_ns: int) -> bool:
         """Runs until `until()` holds (None: until `stop`) or the horizon is reached; says whether it did."""
         heap, line, parties = self._heap, self._line, self.parties
-        while not (self._stopped if until is None else until()):
+        while until is None or not until():
             if line and not (heap and heap[0] < line[0]):
-                if line[0][0] > horizon_ns:
-                    return False
-                at_ns, _, receiver, sender, event, payload = line.popleft()
-            elif heap and heap[0][0] <= horizon_ns:
-                at_ns, _, receiver, sender, event, payload = heappop(heap)
+                entry = line.popleft()
+            elif heap:
+                entry = heappop(heap)
             else:
                 return False
-            self.now_ns = at_ns
+            at_ns, _, receiver, sender, event, payload = entry
+            if at_ns > horizon_ns:
+                heappush(heap, entry)
+                return False
             party = parties.get(receiver)
             if party is not None:
+                self.now_ns = at_ns
                 self.events += 1
                 party.receive(at_ns, sender, event, payload)
-        self._stopped = False
+            elif receiver is STOP:
+                return True
         return True
 
 

@@ -234,7 +234,9 @@ class Pool:
     def _lent(self, lender: Incarnation, reader: str, fact: facts.ContextLent) -> None:
         for number in fact.pages:
             page = self.pages[number]
-            if page.owner != lender and lender not in page.claims:
+            # An offer stands for the claim while its answer waits for an estate.
+            offered = any(offer[1] == lender for offer in page.offers)
+            if page.owner != lender and lender not in page.claims and not offered:
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
             if reader in self.alive:
                 page.loans[lender, reader, fact.request, fact.attempt] += 1
@@ -322,7 +324,9 @@ class Pool:
 
     def _inherited(self, worker: Incarnation, lost: Incarnation, number: int) -> None:
         page = self.pages[number]
-        if page.owner != lost and lost not in (page.giver, page.receiver):
+        # The heir of a dead worker may die before it hears so: its claimants inherit from it all the same.
+        unheard = page.owner not in self.alive and page.claims.get(worker) == lost
+        if page.owner != lost and lost not in (page.giver, page.receiver) and not unheard:
             raise Violation("foreign inheritance", f"{worker} inherits page {number} of {page.owner}")
         page.owner, page.giver, page.receiver = worker, None, None
         page.claims.pop(worker, None)

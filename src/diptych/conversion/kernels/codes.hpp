@@ -36,11 +36,11 @@ struct F32 {
     static constexpr size_t kBytes = 4;
     DIPTYCH_INLINE static Float16 get(const uint8_t *source) {
         Float16 out;
-        std::memcpy(&out, source, sizeof out);
+        DIPTYCH_EACH_PART std::memcpy(&out.part[part], source + part * sizeof(VectorF), sizeof(VectorF));
         return out;
     }
     DIPTYCH_INLINE static void put(uint8_t *target, const Float16 &value) {
-        std::memcpy(target, &value, sizeof value);
+        DIPTYCH_EACH_PART std::memcpy(target + part * sizeof(VectorF), &value.part[part], sizeof(VectorF));
     }
 };
 
@@ -110,14 +110,14 @@ struct E4m3 {
         return from_bits(choose(greater(low, 0x7e), splat(int32_t(0x7fc00000)), value));
     }
     // Adding 2^20 times the power of two below a value (2^-6 at least) leaves its eighths of that power,
-    // rounded, in the low bits: the fraction with the leading one, and a carry where there is one.
+    // rounded, in the low bits: the fraction with the leading one, and a carry where there is one. Only the
+    // low byte of the result is the code.
     DIPTYCH_INLINE static Int16 code(const Float16 &value) {
         Int16 raw = bits(value), size = absolute(raw);
         Int16 power = greater_of(size & splat(int32_t(0x7f800000)), splat(int32_t(121 << 23)));
         Int16 ruler = power + splat(int32_t(20 << 23));
-        Int16 eighths = bits(from_bits(size) + from_bits(ruler)) - ruler;
-        Int16 exponent = shift_right(power, 20) - splat(int32_t(121 << 3));
-        return eighths + exponent;
+        Int16 eighths = bits(from_bits(size) + from_bits(ruler)); // the ruler's low byte is zero
+        return eighths + (shift_right(power, 20) - splat(int32_t(121 << 3)));
     }
     DIPTYCH_INLINE static Int16 sign(const Float16 &value) {
         return shift_right(bits(value), 24) & splat(int32_t(0x80));

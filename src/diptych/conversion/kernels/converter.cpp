@@ -78,6 +78,7 @@ class Batch {
   public:
     Batch(const Shape &shape, const CopyVariant &variant, CastRows cast, bool stream)
         : variant_(variant), cast_(cast), stream_(stream),
+          source_row_bytes_(shape.dims * int64_t(dtype_bytes(shape.source))),
           row_bytes_(shape.dims * int64_t(dtype_bytes(shape.target))),
           source_tile_bytes_(lines(shape.tokens * shape.dims * int64_t(dtype_bytes(shape.source)))),
           target_tile_bytes_(lines(shape.tokens * row_bytes_)),
@@ -90,43 +91,52 @@ class Batch {
     int64_t row_bytes() const { return row_bytes_; }
     bool streams() const { return stream_; }
 
-    void push(const RowPlace &place) {
+    // The rows that follow are whole lines of the target's pages, to be streamed.
+    void stream_rows(bool streams) {
+        if (streams != streams_rows_) flush();
+        streams_rows_ = streams;
+    }
+    void push(const uint8_t *source, const uint8_t *source_scale, uint8_t *target, uint8_t *target_scale) {
+        // By the time that the batch is full, its first rows have come from memory.
+        for (int64_t at = 0; at < source_row_bytes_; at += kLine) __builtin_prefetch(source + at);
         int row = rows_.count++;
-        rows_.source[row] = place.source, rows_.source_scale[row] = 1.0f;
-        if (place.source_scale) std::memcpy(&rows_.source_scale[row], place.source_scale, 4);
-        streamed_[row] = stream_ && reinterpret_cast<uintptr_t>(place.target) % kLine == 0 &&
-                                 row_bytes_ % kLine == 0 && !of_tile(place.target)
-                             ? place.target
-                             : nullptr;
-        rows_.target[row] = streamed_[row] ? staged(row) : place.target;
-        target_scale_[row] = place.target_scale;
+        rows_.source[row] = source;
+        if (source_scale) std::memcpy(&rows_.source_scale[row], source_scale, 4);
+        rows_.target[row] = streams_rows_ ? staged(row) : target;
+        target_[row] = target, target_scale_[row] = target_scale;
         if (rows_.count == Rows::kMost) flush();
+    }
+    // Rows at even steps from the first one.
+    void push_rows(const RowPlace &first, const CastLoop &loop) {
+        for (int64_t i = 0; i < loop.extent; ++i)
+            push(first.source + i * loop.source,
+                 first.source_scale ? first.source_scale + i * loop.source_scale : nullptr,
+                 first.target + i * loop.target,
+                 first.target_scale ? first.target_scale + i * loop.target_scale : nullptr);
     }
     void flush() {
         if (rows_.count == 0) return;
         cast_(rows_);
-        for (int row = 0; row < rows_.count; ++row) {
-            if (streamed_[row]) variant_.stream(rows_.target[row], streamed_[row], row_bytes_);
-            if (target_scale_[row]) std::memcpy(target_scale_[row], &rows_.target_scale[row], 4);
-        }
+        for (int row = 0; streams_rows_ && row < rows_.count; ++row)
+            variant_.stream(rows_.target[row], target_[row], row_bytes_);
+        for (int row = 0; target_scale_[0] && row < rows_.count; ++row)
+            std::memcpy(target_scale_[row], &rows_.target_scale[row], 4);
         rows_.count = 0;
     }
 
   private:
     static int64_t lines(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
     uint8_t *staged(int row) { return base_ + source_tile_bytes_ + target_tile_bytes_ + row * lines(row_bytes_); }
-    bool of_tile(const uint8_t *target) const {
-        return target >= memory_.data() && target < memory_.data() + memory_.size();
-    }
 
     const CopyVariant &variant_;
     CastRows cast_;
     bool stream_;
-    int64_t row_bytes_, source_tile_bytes_, target_tile_bytes_;
+    int64_t source_row_bytes_, row_bytes_, source_tile_bytes_, target_tile_bytes_;
     std::vector<uint8_t> memory_;
     uint8_t *base_;
     Rows rows_;
-    uint8_t *streamed_[Rows::kMost], *target_scale_[Rows::kMost];
+    bool streams_rows_ = false;
+    uint8_t *target_[Rows::kMost], *target_scale_[Rows::kMost];
 };
 
 Converter::Converter(std::vector<Nest> nests, const Shape &shape, int64_t source_page_bytes,
@@ -232,18 +242,22 @@ void Converter::run(const std::vector<Region> &source, Pages source_pages, const
 
 void Converter::cast_chunk(const Nest &nest, const uint8_t *read, size_t source_chunk, uint8_t *written,
                            size_t target_chunk, Batch &batch) const {
+    uint8_t *target = written + nest.target.offsets[target_chunk];
+    bool lines = nest.target.row_bytes && nest.target.row_bytes % kLine == 0 && batch.row_bytes() % kLine == 0 &&
+                 reinterpret_cast<uintptr_t>(target) % kLine == 0;
+    for (const CastLoop &loop : nest.cast.loops) lines = lines && loop.target % kLine == 0;
+    batch.stream_rows(lines && batch.streams());
     walk(nest, 0,
          {read + nest.source.offsets[source_chunk],
-          source_scaled_ ? read + nest.source.scale_offsets[source_chunk] : nullptr,
-          written + nest.target.offsets[target_chunk],
+          source_scaled_ ? read + nest.source.scale_offsets[source_chunk] : nullptr, target,
           target_scaled_ ? written + nest.target.scale_offsets[target_chunk] : nullptr},
          batch);
 }
 
 void Converter::walk(const Nest &nest, size_t depth, RowPlace place, Batch &batch) const {
-    if (depth == nest.cast.loops.size())
-        return in_place(nest) ? batch.push(place) : cast_block(nest, place, batch);
+    if (depth == nest.cast.loops.size()) return cast_block(nest, place, batch);
     const CastLoop &loop = nest.cast.loops[depth];
+    if (depth + 1 == nest.cast.loops.size() && in_place(nest)) return batch.push_rows(place, loop);
     for (int64_t i = 0; i < loop.extent; ++i) {
         walk(nest, depth + 1, place, batch);
         place.source += loop.source, place.target += loop.target;
@@ -263,12 +277,8 @@ void Converter::cast_block(const Nest &nest, const RowPlace &block, Batch &batch
                       block.source, batch.source_tile(), false);
     }
     if (!target_row) place.target = batch.target_tile(), target_row = batch.row_bytes();
-    for (int64_t token = 0; token < shape_.tokens; ++token) {
-        batch.push(place);
-        place.source += source_row, place.target += target_row;
-        if (source_scaled_) place.source_scale += nest.source.scale_row_bytes;
-        if (target_scaled_) place.target_scale += nest.target.scale_row_bytes;
-    }
+    batch.push_rows(place, {shape_.tokens, source_row, target_row, nest.source.scale_row_bytes,
+                            nest.target.scale_row_bytes});
     batch.flush();
     if (!nest.target.row_bytes)
         variant_.copy(nest.cast.scatter.data(), nest.cast.scatter.size(), int64_t(dtype_bytes(shape_.target)),

@@ -58,7 +58,7 @@ struct Rows {
     int count = 0;
     int64_t dims;
     const uint8_t *source[kMost];
-    float source_scale[kMost];
+    float source_scale[kMost] = {};
     uint8_t *target[kMost];
     float target_scale[kMost];
 };

@@ -268,6 +268,7 @@ class Dispatch:
         target, source = route.target, route.source
         own = request.known_tokens - max(route.split, route.held)
         request.pending = [(target.name, own)]
+        self.router.bookings += 1
         target.pending_tokens += own
         target.remember(hashes, self._cache_size(target))
         fixed = RecipeFixed(
@@ -320,6 +321,7 @@ class Dispatch:
         """Takes the prompt work of one worker (or of all) off the books."""
         if not request.pending:
             return
+        self.router.bookings += 1
         kept: list[tuple[Incarnation, int]] = []
         for name, tokens in request.pending:
             if worker is not None and name != worker:

@@ -70,6 +70,8 @@ class Router:
     def __init__(self, config: ControlConfig, fleet: Fleet) -> None:
         self.fleet = fleet
         self._handoff_ns = config.handoff_ns
+        self.bookings = 0
+        """How often prompt work was put on some worker's books, or taken off."""
 
     def route(self, need: Need, now_ns: int) -> Route | None:
         """The cheapest (P, D, p), or None where no live worker can be the target."""
@@ -80,7 +82,7 @@ class Router:
             supply = supplies.get(target.pool)
             if supply is None:
                 views = serving.pools[target.pool]
-                supply = supplies[target.pool] = Supply(need, serving, views, now_ns)
+                supply = supplies[target.pool] = Supply(need, serving, views, now_ns, self.bookings)
             best = self._cheaper(best, target, supply.quotes[target][0], need, supply)
         return best
 
@@ -92,9 +94,10 @@ class Router:
         chosen by."""
         serving = self.fleet.serving(need.model)
         if supply is not None and supply.serving is serving and now_ns - supply.asked_ns <= FRESH_NS:
-            supply.ask_again()
+            supply.ask_again(self.bookings)
         else:
-            supply = Supply(need, serving, serving.pools.get(target.pool, []), now_ns)
+            views = serving.pools.get(target.pool, [])
+            supply = Supply(need, serving, views, now_ns, self.bookings)
         return self._cheaper(None, target, held_tokens, need, supply)
 
     def exact(self, need: Need) -> bool:

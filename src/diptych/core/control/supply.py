@@ -27,12 +27,15 @@ class Offer:
 class Supply:
     """The quotes of one pool for one request."""
 
-    __slots__ = ("_offers", "asked_ns", "need", "quotes", "serving")
+    __slots__ = ("_bookings", "_offers", "asked_ns", "need", "quotes", "serving")
 
-    def __init__(self, need: Need, serving: Serving, views: list[WorkerView], now_ns: int) -> None:
+    def __init__(
+        self, need: Need, serving: Serving, views: list[WorkerView], now_ns: int, bookings: int
+    ) -> None:
         self.need = need
         self.serving = serving
         self.asked_ns = now_ns
+        self._bookings = bookings
         hashes, split_max = need.arrived.page_hashes, need.split_max
         quotes: dict[WorkerView, Quote] = {}
         for view in views:
@@ -41,9 +44,11 @@ class Supply:
         self._offers: dict[int, list[Offer]] = {}
         """By what a target holds: the best for any that is not the source itself."""
 
-    def ask_again(self) -> None:
-        """Queues may have grown."""
-        self._offers.clear()
+    def ask_again(self, bookings: int) -> None:
+        """`bookings`: how often queues have changed in all."""
+        if bookings != self._bookings:
+            self._bookings = bookings
+            self._offers.clear()
 
     def offers(self, target: WorkerView, at_hand: int) -> list[Offer]:
         """Of who has everything up to `split_max` soonest, by cache and compute, and of who caches most,
@@ -60,19 +65,20 @@ class Supply:
         need, split = self.need, self.need.split_max
         if split <= at_hand:
             return []
+        recipe = need.recipe
         maker: WorkerView | None = None
         saver: WorkerView | None = None
         least_ns, most = 0.0, at_hand
         for view, (cached, hope, rate) in self.quotes.items():
             if view is target:
                 continue
-            held = cached
-            if most < held < split and (not need.recipe or computes(view, need, at_hand, held)):
-                saver, most = view, held
-            if need.recipe and not computes(view, need, min(at_hand, held), split):
+            held = at_hand
+            if cached > at_hand:
+                held = cached
+                if most < cached < split and (not recipe or computes(view, need, at_hand, cached)):
+                    saver, most = view, cached
+            if recipe and not computes(view, need, min(at_hand, cached), split):
                 continue
-            if held < at_hand:
-                held = at_hand
             wait_ns = hope * view.pending_tokens + rate * (split - held) if held < split else 0.0
             if maker is None or wait_ns < least_ns:
                 maker, least_ns = view, wait_ns

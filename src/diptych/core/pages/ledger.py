@@ -66,8 +66,15 @@ class Ledger:
         self.received: dict[Incarnation, int] = {}
         """Serial of the last gift from each worker."""
         self.outbox: list[Action] = []
+        self.told = 0
+        """Messages about requests that control was sent: each is a sign of life."""
         self._held_back: deque[Send] = deque()
         self._serial = 0
+
+    def tell(self, to: str, fact: Fact) -> None:
+        if to == CONTROL:
+            self.told += 1
+        self.outbox.append(Send(to=to, fact=fact))
 
     def next_serial(self) -> int:
         self._serial += 1
@@ -97,7 +104,7 @@ class Ledger:
         return self._pop(count)
 
     def _make_room(self, count: int, keep: int) -> bool:
-        owed = sum(self.owed.values())
+        owed = sum(self.owed.values()) if self.owed else 0
         while True:
             available = self.available()
             if available >= count + keep and len(self.free) >= count:
@@ -125,7 +132,8 @@ class Ledger:
     def free_private(self, pages: list[int]) -> None:
         self.private -= len(pages)
         self.free.extend(pages)
-        self.settle()
+        if self.debts:
+            self.settle()
 
     def unpin(self, leaf: Node) -> None:
         freed = self.tree.unpin(leaf)
@@ -147,12 +155,14 @@ class Ledger:
         self, leaf: Node, hashes: tuple[PageHash, ...], pages: list[int], numerics: str
     ) -> tuple[Node, list[int]]:
         """Private pages go into the tree below `leaf`, whose pin moves down to them. Returns the new
-        leaf and the pages that now stand for them; those that were there twice are free again."""
+        leaf and the pages that now stand for them: `pages` itself, unless some were there already and are
+        free again."""
         leaf, standing = self.tree.extend(leaf, hashes, pages, numerics)
         self.private -= len(pages)
-        if standing != pages:
-            self.free += [mine for mine, theirs in zip(pages, standing, strict=True) if mine != theirs]
-            self.settle()
+        if standing is pages or standing == pages:
+            return leaf, pages
+        self.free += [mine for mine, theirs in zip(pages, standing, strict=True) if mine != theirs]
+        self.settle()
         return leaf, standing
 
     def seal_detached(

@@ -9,7 +9,11 @@ Freed = tuple[Incarnation | None, list[int]]
 
 
 class Node:
-    __slots__ = ("children", "detached", "hashes", "lent", "numerics", "owner", "pages", "parent", "pins")
+    # fmt: off
+    __slots__ = (
+        "children", "detached", "former", "hashes", "lent", "numerics", "owner", "pages", "parent", "pins"
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -30,6 +34,9 @@ class Node:
         self.lent: dict[Incarnation, None] = {}
         self.detached = False
         """Evicted from under a lent node: no longer found, freed when its last claim ends."""
+        self.former: Node | None = None
+        """Its last parent before it was hung elsewhere: users of then read those pages still, so that
+        path stays pinned as long as this node is."""
 
 
 def common_length(run: tuple[PageHash, ...], hashes: tuple[PageHash, ...], index: int, length: int) -> int:

@@ -16,7 +16,6 @@ kept in order of last use, every child before its parent.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from diptych.core.errors import BrokenInvariant
 from diptych.core.ids import Incarnation, PageHash
@@ -95,11 +94,12 @@ class PrefixTree:
         """
         leaf = above or self.root
         pages: list[int] = []
-        for node, matched in self.match(hashes, recipe, above=above, first_page=first_page):
-            if matched == 0:
-                break
-            leaf = self._split(node, matched) if matched < len(node.pages) else node
-            pages += leaf.pages
+        if hashes and hashes[0] in leaf.children:
+            for node, matched in self.match(hashes, recipe, above=above, first_page=first_page):
+                if matched == 0:
+                    break
+                leaf = self._split(node, matched) if matched < len(node.pages) else node
+                pages += leaf.pages
         self.pin(leaf)
         return leaf, pages
 
@@ -108,7 +108,10 @@ class PrefixTree:
     def pin(self, leaf: Node) -> None:
         node: Node = leaf
         while node.parent is not None:
-            self._pin_one(node)
+            node.pins += 1
+            if node.pins == 1 and not node.lent:
+                self._wake(node)
+                self.pinned_pages += len(node.pages)
             node = node.parent
 
     def _pin_one(self, node: Node) -> None:
@@ -129,6 +132,9 @@ class PrefixTree:
                     freed.append(self._forget(node))
                 else:
                     self._rest(node)
+            if node.former is not None and node.pins == 0:
+                former, node.former = node.former, None
+                freed += self.unpin(former)
             node = node.parent
         return freed
 
@@ -163,6 +169,8 @@ class PrefixTree:
         there already those are the tree's, and the caller's own are not taken. Pages that were detached
         here, and come back as another worker's offer, hang where they can be found again.
         """
+        if hashes and hashes[0] not in leaf.children and self.node_at.keys().isdisjoint(pages):
+            return self._hang(leaf, hashes, pages, numerics, owner), pages
         standing: list[int] = []
         index, total = 0, len(hashes)
         while index < total:
@@ -182,26 +190,38 @@ class PrefixTree:
                 end = total
                 if not self.node_at.keys().isdisjoint(pages[index:]):
                     end = next(i for i in range(index, total) if pages[i] in self.node_at)
-                child = Node(leaf, hashes[index:end], pages[index:end], numerics, owner)
-                self._adopt(leaf, child)
-                child.pins = 1
-                self.pinned_pages += len(child.pages)
+                child = self._hang(leaf, hashes[index:end], pages[index:end], numerics, owner)
             standing += child.pages
             leaf = child
             index += len(child.pages)
         return leaf, standing
 
+    def _hang(
+        self,
+        leaf: Node,
+        hashes: tuple[PageHash, ...],
+        pages: list[int],
+        numerics: str,
+        owner: Incarnation | None,
+    ) -> Node:
+        child = Node(leaf, hashes, pages, numerics, owner)
+        child.pins = 1
+        self.pinned_pages += len(pages)
+        self._adopt(leaf, child)
+        return child
+
     def _reattach(self, leaf: Node, pages: tuple[int, ...]) -> Node:
         """The detached node that `pages` begin with, below `leaf` from now on, with all its uses."""
-        node = next(self._runs(pages))
+        node = self._run(pages, 0)
         former = node.parent
         if not node.detached or former is None:
             raise BrokenInvariant("prefix tree", f"page {pages[0]} stands under two prompts")
-        if former is not leaf:
+        if former is not leaf and node.pins:
+            node.former = former
+            self.pin(former)
             for _ in range(node.pins):
                 self.pin(leaf)
-                if self.unpin(former):
-                    raise BrokenInvariant("prefix tree", f"page {pages[0]} hung below what nobody used")
+                self.unpin(former)
         node.parent = leaf
         node.detached = False
         self._adopt(leaf, node)
@@ -220,7 +240,9 @@ class PrefixTree:
 
     def _adopt(self, parent: Node, child: Node) -> None:
         parent.children.setdefault(child.hashes[0], []).append(child)
-        self.node_at.update(dict.fromkeys(child.pages, child))
+        node_at = self.node_at
+        for page in child.pages:
+            node_at[page] = child
 
     def _split(self, node: Node, count: int) -> Node:
         """Cuts a node after `count` pages. The node keeps the lower part (pins name their last node);
@@ -329,19 +351,25 @@ class PrefixTree:
     def lent_to(self, claimant: Incarnation) -> tuple[int, ...]:
         return tuple(page for node in self.nodes() if claimant in node.lent for page in node.pages)
 
-    def _runs(self, pages: tuple[int, ...]) -> Iterator[Node]:
+    def _runs(self, pages: tuple[int, ...]) -> list[Node]:
         """Nodes that hold exactly `pages` (in prompt order), splitting where a border falls inside."""
+        runs: list[Node] = []
         index = 0
         while index < len(pages):
-            node = self.node_at[pages[index]]
-            offset = node.pages.index(pages[index])
-            if offset:
-                self._split(node, offset)
-            count = limit = min(len(node.pages), len(pages) - index)
-            if node.pages[:limit] != list(pages[index : index + limit]):
-                count = next(n for n in range(limit) if node.pages[n] != pages[index + n])
-            yield self._split(node, count) if count < len(node.pages) else node
-            index += count
+            runs.append(self._run(pages, index))
+            index += len(runs[-1].pages)
+        return runs
+
+    def _run(self, pages: tuple[int, ...], index: int) -> Node:
+        """The node that holds a run of `pages` from this index on, and nothing else."""
+        node = self.node_at[pages[index]]
+        offset = node.pages.index(pages[index])
+        if offset:
+            self._split(node, offset)
+        count = limit = min(len(node.pages), len(pages) - index)
+        if node.pages[:limit] != list(pages[index : index + limit]):
+            count = next(n for n in range(limit) if node.pages[n] != pages[index + n])
+        return self._split(node, count) if count < len(node.pages) else node
 
     # ---- claims on others -------------------------------------------------------------------------
 
@@ -355,7 +383,7 @@ class PrefixTree:
                 continue
             node = self.node_at[page]
             if not remaining.issuperset(node.pages):
-                node = next(self._runs((page,)))
+                node = self._run((page,), 0)
             remaining.difference_update(node.pages)
             if node in self.idle:
                 self.idle_foreign_pages += len(node.pages) * ((owner is not None) - (node.owner is not None))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from diptych.core.actions import PromptSpan, TablePart
 from diptych.core.ids import SHARED
-from diptych.core.recipe import numerics_at, run_end
+from diptych.core.recipe import run_at
 from diptych.core.worker.sequence import Sequence, Source, Target
 
 MEASURED_TOKENS = 16
@@ -69,21 +69,24 @@ class Rates:
         self.told_ns_per_token = prefill_ns_per_token
         """The prefill rate that control knows."""
 
-    def learn(self, run: RunInHand, steps: int, duration_ns: int) -> None:
-        if run.measures():
-            weight = 1.0 if self.guessed else 0.25
-            self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
-            self.guessed = False
-        elif run.decoding and not run.tokens and steps:
-            self.decode_ns_per_step += 0.25 * (duration_ns / steps - self.decode_ns_per_step)
+    def learn(self, run: RunInHand, steps: int, duration_ns: int) -> bool:
+        """Whether control chooses sources by a rate that is not true any more."""
+        if not run.tokens:
+            self.decode_ns_per_step += 0.25 * (duration_ns / max(1, steps) - self.decode_ns_per_step)
+            return False
+        if not run.measures():
+            return False
+        weight = 1.0 if self.guessed else 0.25
+        self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)
+        self.guessed = False
+        return self.news()
+
+    def news(self) -> bool:
+        told = self.told_ns_per_token
+        return abs(self.prefill_ns_per_token - told) > NEWS * told
 
     def told(self) -> None:
         self.told_ns_per_token = self.prefill_ns_per_token
-
-    def moved(self) -> bool:
-        """Whether control chooses sources by a rate that is not true any more."""
-        told = self.told_ns_per_token
-        return abs(self.prefill_ns_per_token - told) > NEWS * told
 
     def predict(self, run: RunInHand) -> int:
         decode = self.decode_ns_per_step * run.steps_max if run.decoding or run.sampled else 0.0
@@ -105,7 +108,8 @@ def add_spans(
     recipe = task.ask.recipe if isinstance(task, Source) else task.recipe
     position = first
     while position < end:
-        stop = min(end, run_end(recipe, position))
+        run_here = run_at(recipe, position)
+        stop = min(end, run_here.end)
         scored = None if logits_from is None or stop <= logits_from else max(position, logits_from)
         run.prompts.append(
             PromptSpan(
@@ -114,7 +118,7 @@ def add_spans(
                 sequence=SHARED if sequence is None else sequence.index,
                 first=position,
                 count=stop - position,
-                numerics=numerics_at(recipe, position),
+                numerics=run_here.numerics,
                 sample=sample and stop == end,
                 logits_from=scored,
             )

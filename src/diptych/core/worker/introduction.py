@@ -1,10 +1,11 @@
-"""What a worker says of itself when it meets a control plane."""
+"""What a worker says of itself: in full when it meets a control plane, in figures with each beat."""
 
 from __future__ import annotations
 
 from diptych.core.config import WorkerConfig
-from diptych.core.facts import WorkerJoined
+from diptych.core.facts import WorkerBeat, WorkerJoined
 from diptych.core.ids import Incarnation
+from diptych.core.pages.counts import PageCounts
 from diptych.core.worker.batch import Rates
 from diptych.core.worker.sequence import Key
 
@@ -30,4 +31,27 @@ def introduce(
         peers=peers,
         streams=streams,
         transports=config.transports,
+    )
+
+
+def beat(
+    worker: Incarnation,
+    rates: Rates,
+    pages: PageCounts,
+    line: int,
+    running: int,
+    pending: int,
+    overdue_ns: int,
+) -> WorkerBeat:
+    return WorkerBeat(
+        worker=worker,
+        pages_free=pages.free,
+        pages_held=pages.held,
+        pages_cached=pages.cached,
+        waiting=line,
+        running=running,
+        prompt_tokens_pending=pending,
+        prefill_ns_per_token=int(rates.prefill_ns_per_token),
+        decode_ns_per_step=int(rates.decode_ns_per_step),
+        run_overdue_ns=overdue_ns,
     )

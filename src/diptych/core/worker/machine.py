@@ -39,23 +39,20 @@ from diptych.core.facts import (
     SourceLost,
     StepsRan,
     TargetRequested,
-    WorkerBeat,
 )
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.ledger import Ledger
 from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.beats import Beats
 from diptych.core.worker.exchange import Exchange
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
-from diptych.core.worker.introduction import introduce
+from diptych.core.worker.introduction import beat, introduce
 from diptych.core.worker.pulls import Pulls
 from diptych.core.worker.sequence import RUNNING, Source, Target
 from diptych.core.worker.source import Sources
 from diptych.core.worker.target import Targets
-
-BEATS_APART_NS = 100_000_000
-"""A prefill rate that moved is told at once, but not more often than this."""
 
 
 class Worker:
@@ -73,8 +70,7 @@ class Worker:
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []
         self._runs = 0
-        self._beat_at_ns: int | None = None
-        self._beaten_ns = 0
+        self._beats = Beats(config.beat_ns, self.ledger)
 
     # ---- the machine ------------------------------------------------------------------------------
 
@@ -83,9 +79,10 @@ class Worker:
         if row is None:
             raise ImpossibleFact(self.config.worker, "any", fact)
         row(self, now_ns, fact)
-        if self.ledger.granted:
+        ledger = self.ledger
+        if ledger.granted:
             self._work(now_ns)
-        outbox = self.ledger.outbox
+        outbox = ledger.outbox
         if not outbox:
             return ()
         actions = tuple(outbox)
@@ -93,9 +90,12 @@ class Worker:
         return actions
 
     def next_deadline_ns(self) -> int | None:
-        wait_ns = self.exchange.next_deadline_ns()
-        if wait_ns is None or (self._beat_at_ns is not None and self._beat_at_ns < wait_ns):
-            return self._beat_at_ns
+        exchange = self.exchange
+        if not (exchange.grants.open or exchange.pulls.open or self.sources.line):
+            return self._beats.at_ns
+        wait_ns, beat_at_ns = exchange.next_deadline_ns(), self._beats.at_ns
+        if wait_ns is None or (beat_at_ns is not None and beat_at_ns < wait_ns):
+            return beat_at_ns
         return wait_ns
 
     def pages(self) -> PageCounts:
@@ -218,18 +218,13 @@ class Worker:
         if run is None or fact.run != run.run:
             return
         self.run = None
-        self.rates.learn(run, fact.steps, fact.duration_ns)
-        if self._beat_at_ns is not None and self.rates.moved():
-            self._beat_at_ns = min(self._beat_at_ns, max(now_ns, self._beaten_ns + BEATS_APART_NS))
+        if self.rates.learn(run, fact.steps, fact.duration_ns):
+            self._beats.soon(now_ns)
         targets, streams = self.targets, self.targets.streams
         streams.in_hand = False
-        for span, (task, sequence) in zip(run.prompts, run.spans, strict=True):
-            if isinstance(task, Source):
-                self.sources.advance(now_ns, task, span)
-            else:
-                streams.advance(task, sequence, span)
+        if run.prompts:
+            self._advance(now_ns, run)
         streams.batch.clock += fact.steps
-        streams.in_run.clear()
         ended: list[Target] = []
         for finish in fact.finished:
             target = targets.tasks[finish.request, finish.attempt]
@@ -249,6 +244,16 @@ class Worker:
             postponed, self._postponed = self._postponed, []
             for lost in postponed:
                 self._peer_lost(now_ns, lost)
+
+    def _advance(self, now_ns: int, run: RunInHand) -> None:
+        """Its prompt spans are computed."""
+        streams = self.targets.streams
+        for span, (task, sequence) in zip(run.prompts, run.spans, strict=True):
+            if isinstance(task, Source):
+                self.sources.advance(now_ns, task, span)
+            else:
+                streams.advance(task, sequence, span)
+        streams.in_run.clear()
 
     def _source_fact(self, now_ns: int, fact: RequestFact) -> None:
         self.sources.step(now_ns, fact)
@@ -289,8 +294,7 @@ class Worker:
         self.ledger.grant(fact.pages, fact.room)
         chunk = -(-self.config.chunk_tokens // self.config.page_tokens)
         self.ledger.keep = max(1, min(chunk, self.ledger.granted // 8))
-        if self._beat_at_ns is not None:
-            self._beat_at_ns = now_ns
+        self._beats.at_once(now_ns)
 
     def _peer_lost(self, now_ns: int, fact: PeerLost) -> None:
         """While the run in hand still reads pages that the dead lent, their statement waits: nobody may
@@ -308,7 +312,7 @@ class Worker:
 
     def _control_joined(self, now_ns: int, fact: ControlJoined) -> None:
         self.rates.told()
-        self._beat_at_ns = now_ns + self.config.beat_ns
+        self._beats.at_ns = now_ns + self.config.beat_ns
         running = self.targets.streams.running
         streams = tuple(key for key, task in running.items() if task.state is RUNNING)
         self._tell_control(introduce(self.config, self.rates, self.ledger.granted, self._peers(), streams))
@@ -320,7 +324,7 @@ class Worker:
         return tuple(dict.fromkeys((*self.ledger.peers(), *readers, *targets)))
 
     def _control_lost(self, now_ns: int, fact: ControlLost) -> None:
-        self._beat_at_ns = None
+        self._beats.at_ns = None
         self._postponed = []
         self.ledger.control_lost()
         self.sources.control_lost(now_ns)
@@ -328,41 +332,28 @@ class Worker:
 
     def _deadline_passed(self, now_ns: int, fact: DeadlinePassed) -> None:
         self.exchange.time_passed(now_ns)
-        if self._beat_at_ns is None or now_ns < self._beat_at_ns:
+        if not self._beats.due(now_ns):
             return
-        self._beat_at_ns = now_ns + self.config.beat_ns
-        self._beaten_ns = now_ns
         self.exchange.pulls.renew()
-        self.rates.told()
-        counts = self.ledger.counts()
-        run = self.run
-        overdue = 0
+        run, overdue_ns = self.run, 0
         if run is not None:
-            overdue = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
-        pending = sum(task.ask.split - task.computed for task in self.sources.jobs())
+            overdue_ns = max(0, now_ns - run.started_ns - self.config.overrun_factor * run.predicted_ns)
+        busy = self.targets.tasks or self.sources.tasks
+        if self._beats.heard_of() and busy and not overdue_ns and not self.rates.news():
+            return
+        self.rates.told()
+        pending = sum([task.ask.split - task.computed for task in self.sources.jobs()])
         for task in self.targets.streams.prompting.values():
             pending += max(0, task.ask.prompt_tokens - task.computed)
-        self._tell_control(
-            WorkerBeat(
-                worker=self.config.worker,
-                pages_free=counts.free,
-                pages_held=counts.held,
-                pages_cached=counts.cached,
-                waiting=len(self.targets.line),
-                running=len(self.targets.streams.running),
-                prompt_tokens_pending=pending,
-                prefill_ns_per_token=int(self.rates.prefill_ns_per_token),
-                decode_ns_per_step=int(self.rates.decode_ns_per_step),
-                run_overdue_ns=overdue,
-            )
-        )
+        line, running = len(self.targets.line), len(self.targets.streams.running)
+        pages = self.ledger.counts()
+        self._tell_control(beat(self.config.worker, self.rates, pages, line, running, pending, overdue_ns))
 
     def _driver_stalled(self, now_ns: int, fact: DriverStalled) -> None:
         """A worker judges nobody but readers of other pools by time; control hears of it by the beat
         that follows."""
         self.exchange.grants.excuse(fact.duration_ns)
-        if self._beat_at_ns is not None:
-            self._beat_at_ns = now_ns
+        self._beats.at_once(now_ns)
 
     def _tell_control(self, fact: Fact) -> None:
         self.ledger.outbox.append(Send(to=CONTROL, fact=fact))

@@ -115,6 +115,12 @@ class Target:
         self.outcomes: list[tuple[int, int, str]] = []
         """(sequence, output tokens, reason) of those that finished."""
 
+    def sequence(self, index: int) -> Sequence:
+        for sequence in self.sequences:
+            if sequence.index == index:
+                return sequence
+        raise KeyError(index)
+
     def pages_needed(self, page_tokens: int, tokens_ahead: int) -> int:
         """Pages for the whole prompt and up to `tokens_ahead` more output tokens of each sequence."""
         last = self.ask.prompt_tokens + self.ask.tokens_max

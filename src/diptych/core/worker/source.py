@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable
 
-from diptych.core.actions import Action, DropRequest, PromptSpan, Send
+from diptych.core.actions import Action, DropRequest, PromptSpan
 from diptych.core.config import WorkerConfig
 from diptych.core.errors import ImpossibleFact
 from diptych.core.facts import (
@@ -33,7 +33,7 @@ from diptych.core.facts import (
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.ledger import Ledger
 from diptych.core.pages.node import Node
-from diptych.core.recipe import numerics_at, run_end
+from diptych.core.recipe import run_at
 from diptych.core.worker.batch import RunInHand, add_spans
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grant, Grants
@@ -164,7 +164,8 @@ class Sources:
             self.ledger.end_claim(fact.sender, fact.released)
         self.ledger.receive(fact.sender, fact.deposit, fact.serial)
         self.ledger.unpin(leaf)
-        self.ledger.settle()
+        if self.ledger.debts:
+            self.ledger.settle()
         if task is not None:
             task.open_offers -= 1
             task.claimed += len(fact.kept)
@@ -255,16 +256,15 @@ class Sources:
         tokens = self.config.page_tokens
         full = task.computed // tokens
         while task.sealed < full:
-            position = task.sealed * tokens
-            end = min(full, run_end(task.ask.recipe, position) // tokens)
+            run = run_at(task.ask.recipe, task.sealed * tokens)
+            end = min(full, run.end // tokens)
             hashes, pages = task.ask.page_hashes[task.sealed : end], task.pages[task.sealed : end]
-            numerics = numerics_at(task.ask.recipe, position)
             assert task.leaf is not None
             if task.detached:
-                task.leaf = self.ledger.seal_detached(task.leaf, hashes, pages, numerics)
+                task.leaf = self.ledger.seal_detached(task.leaf, hashes, pages, run.numerics)
             else:
-                task.leaf, standing = self.ledger.seal(task.leaf, hashes, pages, numerics)
-                if standing != pages:
+                task.leaf, standing = self.ledger.seal(task.leaf, hashes, pages, run.numerics)
+                if standing is not pages:
                     task.pages[task.sealed : end] = standing
                     task.tabled = min(task.tabled, task.sealed)
             task.sealed = end
@@ -373,7 +373,7 @@ class Sources:
         self._tell(CONTROL, fact)
 
     def _tell(self, to: str, fact: Fact) -> None:
-        self.ledger.outbox.append(Send(to=to, fact=fact))
+        self.ledger.tell(to, fact)
 
     def _act(self, action: Action) -> None:
         self.ledger.outbox.append(action)

@@ -10,7 +10,7 @@ from diptych.core.actions import PromptSpan
 from diptych.core.config import WorkerConfig
 from diptych.core.facts import SequenceFinish
 from diptych.core.pages.ledger import Ledger
-from diptych.core.recipe import numerics_at, run_end
+from diptych.core.recipe import run_at
 from diptych.core.worker.batch import RunInHand, add_spans
 from diptych.core.worker.decode import DecodeBatch
 from diptych.core.worker.sequence import CLOSING, RUNNING, Key, Sequence, Target
@@ -43,7 +43,8 @@ class Streams:
         self.running.pop(task.key, None)
         self.prompting.pop(task.key, None)
         for sequence in task.sequences:
-            self.batch.leave(sequence)
+            if sequence.decoding:
+                self.batch.leave(sequence)
 
     def busy(self, task: Target) -> bool:
         """Whether the run in hand uses its pages."""
@@ -61,7 +62,7 @@ class Streams:
         for sequence in task.sequences:
             if sequence.leaf is not None or sequence.done:
                 continue
-            if sequence.pages:
+            if sequence.pages or not sequence.hashes:
                 self.ledger.tree.pin(task.leaf)
                 sequence.leaf = task.leaf
                 continue
@@ -160,14 +161,12 @@ class Streams:
         tokens = self.config.page_tokens
         full = task.computed // tokens
         while task.sealed < full:
-            position = task.sealed * tokens
-            end = min(full, run_end(task.recipe, position) // tokens)
+            run = run_at(task.recipe, task.sealed * tokens)
+            end = min(full, run.end // tokens)
             hashes, pages = task.ask.page_hashes[task.sealed : end], task.shared[task.sealed : end]
             assert task.leaf is not None
-            task.leaf, standing = self.ledger.seal(
-                task.leaf, hashes, pages, numerics_at(task.recipe, position)
-            )
-            if standing != pages:
+            task.leaf, standing = self.ledger.seal(task.leaf, hashes, pages, run.numerics)
+            if standing is not pages:
                 task.shared[task.sealed : end] = standing
                 task.tabled = min(task.tabled, task.sealed)
                 for sequence in task.sequences:
@@ -182,7 +181,7 @@ class Streams:
 
     def finish(self, task: Target, finish: SequenceFinish) -> None:
         """One sequence ended: its full pages stay as a prefix for the next turn, the rest is free."""
-        sequence = next(s for s in task.sequences if s.index == finish.sequence)
+        sequence = task.sequence(finish.sequence)
         if sequence.decoding:
             self.batch.leave(sequence)
         else:
@@ -203,14 +202,11 @@ class Streams:
     def _seal_sequence(self, task: Target, sequence: Sequence, finish: SequenceFinish) -> None:
         tokens = self.config.page_tokens
         while sequence.sealed < len(finish.page_hashes):
-            position = (task.border + sequence.sealed) * tokens
-            border = run_end(task.recipe, position) // tokens - task.border
-            end = min(len(finish.page_hashes), border)
+            run = run_at(task.recipe, (task.border + sequence.sealed) * tokens)
+            end = min(len(finish.page_hashes), run.end // tokens - task.border)
             pages = sequence.pages[sequence.sealed : end]
             hashes = finish.page_hashes[sequence.sealed : end]
             assert sequence.leaf is not None
-            sequence.leaf, standing = self.ledger.seal(
-                sequence.leaf, hashes, pages, numerics_at(task.recipe, position)
-            )
+            sequence.leaf, standing = self.ledger.seal(sequence.leaf, hashes, pages, run.numerics)
             sequence.pages[sequence.sealed : end] = standing
             sequence.sealed = end

@@ -31,7 +31,7 @@ from diptych.core.facts import (
 )
 from diptych.core.ids import CONTROL, Incarnation, Pages
 from diptych.core.pages.ledger import Ledger
-from diptych.core.recipe import Recipe, join, numerics_at, run_end
+from diptych.core.recipe import Recipe, join, run_at
 from diptych.core.worker.fetch import Fetch
 from diptych.core.worker.grants import Grants
 from diptych.core.worker.loans import Loans
@@ -83,7 +83,10 @@ class Targets:
             )
             return
         self.tasks[task.key] = task
-        insort(self.line, task, key=lambda waiting: (-waiting.ask.priority, waiting.serial))
+        if self.line:
+            insort(self.line, task, key=lambda waiting: (-waiting.ask.priority, waiting.serial))
+        else:
+            self.line.append(task)
 
     def admit(self, now_ns: int) -> None:
         """Sets pages aside for the head of the line, as long as there are any."""
@@ -119,14 +122,12 @@ class Targets:
                 attempt=attempt,
                 worker=self.config.worker,
                 held_tokens=task.computed,
-                held=self._held_recipe(task),
+                held=self._held_recipe(task) if task.sealed else (),
             ),
         )
 
     def _held_recipe(self, task: Target) -> Recipe:
         """Which numerics computed the pages at hand, read off the path that holds them."""
-        if not task.sealed:
-            return ()
         runs: list[tuple[str, int]] = []
         node, end = task.leaf, task.sealed * self.config.page_tokens
         while node is not None and node.parent is not None:
@@ -144,7 +145,7 @@ class Targets:
             offers, task.early_offers = task.early_offers, []
             for sender, first_page, claim, pages in offers:
                 self._take(now_ns, task, sender, first_page, pages, claim)
-        else:
+        elif task.early_offers:
             self._refuse_early(task)
         if task.computed >= fact.split or fact.source is None:
             self._start(task)
@@ -199,15 +200,15 @@ class Targets:
         known = tree.node_at.keys() & pages
         index = first_page
         while index < first_page + len(pages):
-            position = index * tokens
-            end = min(first_page + len(pages), run_end(task.recipe, position) // tokens)
+            run = run_at(task.recipe, index * tokens)
+            end = min(first_page + len(pages), run.end // tokens)
             offered = list(pages[index - first_page : end - first_page])
             assert task.leaf is not None
             task.leaf, standing = tree.extend(
                 task.leaf,
                 task.ask.page_hashes[index:end],
                 offered,
-                numerics_at(task.recipe, position),
+                run.numerics,
                 sender,
             )
             task.shared += standing
@@ -320,8 +321,8 @@ class Targets:
                 request=request,
                 attempt=attempt,
                 worker=self.config.worker,
-                outputs=tuple((index, tokens) for index, tokens, _ in task.outcomes),
-                reasons=tuple(reason for _, _, reason in task.outcomes),
+                outputs=tuple([(index, tokens) for index, tokens, _ in task.outcomes]),
+                reasons=tuple([reason for _, _, reason in task.outcomes]),
             ),
         )
 
@@ -349,7 +350,8 @@ class Targets:
                     self.ledger.unpin(sequence.leaf)
             assert task.leaf is not None
             self.ledger.unpin(task.leaf)
-        self._refuse_early(task)
+        if task.early_offers:
+            self._refuse_early(task)
         self._act(DropRequest(request=task.ask.request, attempt=task.ask.attempt))
 
     def control_lost(self, now_ns: int) -> None:
@@ -359,7 +361,7 @@ class Targets:
                 self._drop(task)
 
     def _tell(self, to: str, fact: Fact) -> None:
-        self.ledger.outbox.append(Send(to=to, fact=fact))
+        self.ledger.tell(to, fact)
 
     def _act(self, action: Action) -> None:
         self.ledger.outbox.append(action)

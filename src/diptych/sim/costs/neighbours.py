@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from diptych.sim.costs.profiling import Bench
 
-_ROUNDS = 5
+_ROUNDS = 7
 _CONTEXT = 256
 _TOKENS = 64
+_SEQUENCES = 4
 
 
 def slowdown(bench: Bench, cores: Sequence[int]) -> float:
@@ -36,9 +37,12 @@ def slowdown(bench: Bench, cores: Sequence[int]) -> float:
     return max(1.0, statistics.median(ratios))
 
 
-def _steps_ns(bench: Bench) -> tuple[int, int]:
+def _steps_ns(bench: Bench) -> tuple[int, int, int]:
+    """Of one decoding sequence, of some, and of a prompt."""
     context = min(_CONTEXT, bench.context_max // 2)
-    return bench.decode_ns(1, context), bench.prompt_ns(min(_TOKENS, context), 0)
+    some = min(_SEQUENCES, bench.places)
+    prompt_ns = bench.prompt_ns(min(_TOKENS, context), 0)
+    return bench.decode_ns(1, context), bench.decode_ns(some, context), prompt_ns
 
 
 @contextmanager

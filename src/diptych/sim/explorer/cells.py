@@ -15,7 +15,7 @@ import msgspec
 from diptych.core.control import request as control_states
 from diptych.core.worker import sequence as worker_states
 from diptych.sim.explorer._search import Graph
-from diptych.sim.explorer.shapes import Projection
+from diptych.sim.explorer.shapes import Projection, book_of
 from diptych.sim.pool import Pool
 
 CONSTANTS = {
@@ -89,7 +89,7 @@ class Cells:
         books: tuple[int, ...] = ()
         if isinstance(part, Pool):
             contents = tuple(self.shape((page.filled, page.stamp)) for page in part.pages)
-            books = tuple(self.shape(Projection(now_ns).walk(page)) for page in part.pages)
+            books = tuple(self.shape(book_of(page)) for page in part.pages)
         pages, free = tuple(projection.pages), tuple(projection.free)
         key = (shape := self.shape(told), pages, free, contents, books)
         known = self._known.get(key)

@@ -46,6 +46,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """A dead worker gets a next incarnation."""
     history: int = 0
     """So many of the requests run to their end, undisturbed, before the exploration begins."""
+    choices: bool = True
+    """Routes, splits and the size of runs are free; else they are what the figures of the fleet say."""
 
 
 def _worker(name: str, role: str, pages: int, **more: int) -> WorkerPlan:
@@ -87,16 +89,21 @@ P, D, D1 = (
     _worker("decode-1", "decode", 8),
 )
 P8, D12 = _worker("prefill-0", "prefill", 8), _worker("decode-0", "decode", 12)
+P4, D7 = _worker("prefill-0", "prefill", 4), _worker("decode-0", "decode", 7)
+D6 = _worker("decode-0", "decode", 6)
 ONE = _request(0, 5, "a")
 TWO = (_request(0, 5, "a"), _request(1, 5, "b"))
 LONG = _request(0, 5, "a", length=6, tokens_max=6)
+PAIR_OF_CHOICES = _request(0, 5, "a", lengths=(1, 3))
+HURRIED = msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2)
+OUTGROWING = tuple(_request(n, 3, text, length=6, tokens_max=6) for n, text in enumerate("ab"))
 FOLLOW = msgspec.structs.replace(_request(0, 5, "a", length=4), follow=_request(1, 4, "c", length=2))
 
 CONFIGURATIONS: tuple[Configuration, ...] = (
     Configuration(
         name="pair",
         about="1 request on 1P+1D, nothing goes wrong but the client may leave and deadlines expire",
-        scenario=_scenario((P, D), (msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2),)),
+        scenario=_scenario((P, D), (HURRIED,)),
         budgets=Budgets(leavers=1, expiries=1, messages=16),
     ),
     Configuration(
@@ -106,9 +113,27 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         budgets=Budgets(leavers=1, messages=16),
     ),
     Configuration(
+        name="doubles",
+        about="1 request on 1P+1D, and messages about it come twice",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(doubles=2),
+    ),
+    Configuration(
+        name="sequences",
+        about="n = 2 on 1P+1D: two sequences share the prompt's pages, and the client may leave",
+        scenario=_scenario((P, D12), (PAIR_OF_CHOICES,)),
+        budgets=Budgets(leavers=1, messages=16),
+    ),
+    Configuration(
+        name="sequences-death",
+        about="n = 2 on 1P+1D, and one worker dies and comes back",
+        scenario=_scenario((P, D12), (PAIR_OF_CHOICES,)),
+        budgets=Budgets(deaths=1),
+    ),
+    Configuration(
         name="alone",
         about="1 request on one worker that dies and comes back; the client may leave, deadlines expire",
-        scenario=_scenario((D,), (msgspec.structs.replace(ONE, deadline_ns=WAIT_NS // 2),)),
+        scenario=_scenario((D,), (HURRIED,)),
         budgets=Budgets(deaths=1, leavers=1, expiries=1, messages=8),
     ),
     Configuration(
@@ -119,13 +144,22 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     ),
     Configuration(
         name="pair-suspect",
-        about="1 request on 1P+1D, one worker is taken for lost while it lives, and the client may leave",
+        about="1 request on 1P+1D, the lease of one worker ends while it lives, and the client may leave",
         scenario=_scenario((P, D), (ONE,)),
         budgets=Budgets(suspicions=1, leavers=1),
+        choices=False,
+    ),
+    Configuration(
+        name="death-suspect",
+        about="1 request on 1P+1D, one worker dies, the lease of one ends, and nobody comes back",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(deaths=1, suspicions=1),
+        restart=False,
+        choices=False,
     ),
     Configuration(
         name="two-targets",
-        about="1 request on 1P+2D, one worker dies and stays dead",
+        about="1 request on 1P+2D, one worker dies and stays dead: the stream drains and goes on elsewhere",
         scenario=_scenario((P, D, D1), (ONE,)),
         budgets=Budgets(deaths=1),
         restart=False,
@@ -136,32 +170,61 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         scenario=_scenario((P, D, D1), (ONE,)),
         budgets=Budgets(deaths=2),
         restart=False,
+        choices=False,
     ),
     Configuration(
         name="compete",
         about="2 requests compete for the pages of one D",
-        scenario=_scenario((P, _worker("decode-0", "decode", 6)), TWO),
+        scenario=_scenario((P, D6), TWO),
         budgets=Budgets(attempts=4, messages=16),
     ),
     Configuration(
         name="compete-leave",
-        about="2 requests compete for the pages of one D, and a client may leave",
-        scenario=_scenario((P, _worker("decode-0", "decode", 6)), TWO),
-        budgets=Budgets(attempts=4, leavers=1),
+        about="2 requests compete for the pages of one D, a client may leave, and a message comes twice",
+        scenario=_scenario((P, D6), TWO),
+        budgets=Budgets(attempts=4, leavers=1, doubles=1),
+        choices=False,
+    ),
+    Configuration(
+        name="compete-death",
+        about="2 requests compete for the pages of one D, and one worker dies and comes back",
+        scenario=_scenario((P, D6), TWO),
+        budgets=Budgets(attempts=4, deaths=1),
+        choices=False,
     ),
     Configuration(
         name="preempt",
         about="2 requests whose answers outgrow the pages of one D: the last admitted is preempted",
-        scenario=_scenario(
-            (P, _worker("decode-0", "decode", 9)), (LONG, msgspec.structs.replace(LONG, request="r1"))
-        ),
-        budgets=Budgets(attempts=5, messages=8),
+        scenario=_scenario((P4, D7), OUTGROWING),
+        budgets=Budgets(attempts=4),
+        choices=False,
+    ),
+    Configuration(
+        name="preempt-death",
+        about="the same, and one worker dies and stays dead",
+        scenario=_scenario((P4, D7), OUTGROWING),
+        budgets=Budgets(attempts=4, deaths=1),
+        restart=False,
+        choices=False,
+    ),
+    Configuration(
+        name="preempt-suspect",
+        about="2 requests whose answers outgrow the pages of the only worker, whose lease ends",
+        scenario=_scenario((D7,), OUTGROWING),
+        budgets=Budgets(attempts=4, suspicions=1),
+        choices=False,
     ),
     Configuration(
         name="too-long",
-        about="a request that no pool has room for beside one that fits",
+        about="a request that no pool has room for beside one that fits; deadlines expire",
         scenario=_scenario((P, _worker("decode-0", "decode", 5)), (LONG, TWO[1])),
-        budgets=Budgets(attempts=4),
+        budgets=Budgets(attempts=4, expiries=1),
+    ),
+    Configuration(
+        name="too-long-death",
+        about="a request that the only worker has no room for, and the worker dies and comes back",
+        scenario=_scenario((_worker("decode-0", "decode", 5),), (LONG,)),
+        budgets=Budgets(deaths=1, expiries=1),
     ),
     Configuration(
         name="next-turn",
@@ -171,10 +234,54 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         history=1,
     ),
     Configuration(
+        name="next-turn-evict",
+        about="a next turn whose context D lends to P, and a cache is evicted meanwhile",
+        scenario=_scenario((P8, D12), (FOLLOW,)),
+        budgets=Budgets(leavers=1, evictions=1, doubles=1),
+        history=1,
+        choices=False,
+    ),
+    Configuration(
         name="next-turn-death",
-        about="a next turn whose context D lends to P, and one worker dies",
+        about="a next turn whose context D lends to P, and one worker dies and comes back",
         scenario=_scenario((P8, D12), (FOLLOW,)),
         budgets=Budgets(deaths=1),
         history=1,
+        choices=False,
+    ),
+    Configuration(
+        name="restart",
+        about="1 request on 1P+1D, and control dies and comes back; the client may leave",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(restarts=1, leavers=1, expiries=1, messages=12),
+        choices=False,
+    ),
+    Configuration(
+        name="restart-death",
+        about="1 request on one worker, and control and the worker die and come back",
+        scenario=_scenario((D,), (HURRIED,)),
+        budgets=Budgets(restarts=1, deaths=1, messages=10),
+        choices=False,
+    ),
+    Configuration(
+        name="restart-twice",
+        about="1 request on one worker, and control dies twice",
+        scenario=_scenario((D,), (HURRIED,)),
+        budgets=Budgets(restarts=2, messages=14),
+        choices=False,
+    ),
+    Configuration(
+        name="three-faults",
+        about="1 request on one worker, a death, a lease that ends and a restart of control",
+        scenario=_scenario((D,), (HURRIED,)),
+        budgets=Budgets(deaths=1, suspicions=1, restarts=1, messages=8),
+        choices=False,
+    ),
+    Configuration(
+        name="stall",
+        about="1 request on 1P+1D, control stands still for longer than a lease, and one worker dies",
+        scenario=_scenario((P, D), (HURRIED,)),
+        budgets=Budgets(stalls=1, deaths=1),
+        choices=False,
     ),
 )

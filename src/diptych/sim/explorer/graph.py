@@ -95,7 +95,7 @@ class Numbers:
         number = self._message.get(key)
         if number is None:
             echo = -1
-            if isinstance(message.what, facts.RequestFact) and not message.echo:
+            if _can_come_twice(message):
                 echo = self.message(msgspec.structs.replace(message, echo=True), now_ns)
             joins = isinstance(message.what, facts.ControlJoined | events.ControlUp)
             number = self._message[key] = self.graph.add_message(shape, list(pages), echo, joins)
@@ -118,6 +118,14 @@ class Numbers:
                 return [DOOR]
             case _:
                 return [CONTROL]
+
+
+def _can_come_twice(message: Message) -> bool:
+    """What moves pages comes once, or page books could not be kept: sessions see to it."""
+    what = message.what
+    return (
+        isinstance(what, facts.RequestFact) and not isinstance(what, facts.OfferAnswered) and not message.echo
+    )
 
 
 def _hearing(to: str, message: Message) -> list[str]:

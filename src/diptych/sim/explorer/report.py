@@ -10,7 +10,8 @@ from rich.table import Table
 from diptych.core import actions, facts
 from diptych.sim.events import Event as Happened
 from diptych.sim.explorer.configuration import Configuration
-from diptych.sim.explorer.coverage import OPEN, Row, all_rows, why_not
+from diptych.sim.explorer.coverage import Row, all_rows
+from diptych.sim.explorer.reasons import OPEN, why_not
 from diptych.sim.explorer.search import Counterexample, Result, Step
 
 
@@ -117,14 +118,14 @@ def verdict(result: Result) -> str:
 
 
 def print_coverage(console: Console, counts: Counter[Row], *, whole: bool) -> bool:
-    """Rows by table, and each that did not run with the reason. False where a reason is wrong: a row ran
-    that is said to be impossible, or, with the `whole` search done, one that should have run did not."""
+    """How many rows of each table ran and, with the `whole` search done, why each of the others did not.
+    False where a reason is wrong: a row ran that is said to be impossible, or one is left without any."""
     rows = all_rows()
     for table in dict.fromkeys(row[0] for row in rows):
         mine = [row for row in rows if row[0] == table]
         console.print(f"{table} table: {sum(row in counts for row in mine)} of {len(mine)} rows ran")
     missed: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in rows if whole else ():
         if row not in counts:
             missed.setdefault(why_not(row), []).append(row)
     for reason, listed in missed.items():

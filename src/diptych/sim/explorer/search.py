@@ -120,12 +120,23 @@ class Explorer:
         return [self.numbers.slot(name) for name in names]
 
     def perform(self, event: int, message: int, slots: list[int], cells: list[int]) -> list[Outcome] | str:
+        """Once for each way through the machines' choices."""
+        here = {self.numbers.names[s]: cell for s, cell in zip(slots, cells, strict=True) if cell}
+        choices = self.world.choices
+        outcomes: list[Outcome] = []
+        script: list[int] | None = []
         try:
-            self._thaw({self.numbers.names[s]: cell for s, cell in zip(slots, cells, strict=True) if cell})
-            self.world.perform(self.numbers.events[event], self._message(message))
-            return [self._frozen()]
+            while script is not None:
+                self._thaw(here)
+                choices.begin(script)
+                self.world.perform(self.numbers.events[event], self._message(message))
+                script = choices.following()
+                outcome = self._frozen()
+                if outcome not in outcomes:
+                    outcomes.append(outcome)
         except BROKEN as error:
             return f"{type(error).__name__}: {error}"
+        return outcomes
 
     def quiet(self, cells: list[int]) -> str:
         key = tuple(cells)
@@ -169,19 +180,14 @@ class Explorer:
     def _prospect(self, name: str, part: object) -> Prospect:
         match part:
             case Seat():
-                run = part.loop.run
-                faults: list[Event] = [("die", name, 0), ("suspect", name)]
-                if run is None:
-                    return Prospect(faults=tuple(faults))
-                first = 1 if part.ending else run.steps
-                moves: list[Event] = [("run", name, steps) for steps in range(first, run.steps + 1)]
-                return Prospect(tuple(moves), (*faults, ("die", name, 1)))
+                return _prospect_of_worker(name, part)
             case Door():
                 here = (c for c in part.clients.values() if not c.gone and not c.complete())
                 return Prospect(faults=tuple(("leave", client.plan.request) for client in here))
             case Desk():
                 attempts = part.control.requests.dispatch._attempts % (1 << 20)
-                return Prospect(waits=self.world.deadline_ns() is not None, attempts=attempts)
+                waits = self.world.deadline_ns() is not None
+                return Prospect((), (("restart",), ("stall",)), waits, attempts)
             case _:
                 return Prospect()
 
@@ -224,3 +230,16 @@ class Explorer:
         if len(steps) < len(path):
             steps.append(Step(QUIET, None, ()))
         return Counterexample(reason, tuple(steps))
+
+
+def _prospect_of_worker(name: str, seat: Seat) -> Prospect:
+    run = seat.loop.run
+    moves: tuple[Event, ...] = ()
+    faults: list[Event] = [("die", name, 0), ("suspect", name)]
+    if seat.worker.ledger.tree.idle_pages:
+        faults.append(("evict", name))
+    if run is not None:
+        faults.append(("die", name, 1))
+        first = 1 if seat.ending else run.steps
+        moves = tuple(("run", name, steps) for steps in range(first, run.steps + 1))
+    return Prospect(moves, tuple(faults))

@@ -18,11 +18,14 @@ from typing import Any
 
 import msgspec
 
-from diptych.core.config import ControlConfig, WorkerConfig
+from diptych.core import facts
 from diptych.core.ids import from_extents
+from diptych.core.recipe_run import Run
 from diptych.core.worker.decode import DecodeBatch
 from diptych.core.worker.sequence import Sequence
+from diptych.sim.events import Payload
 from diptych.sim.explorer.configuration import NEVER_NS
+from diptych.sim.pool import Page
 
 Shape = tuple[object, ...]
 WAITED_FOR = frozenset({"expires_ns", "not_before_ns", "deadline_ns", "_adopt_until_ns"})
@@ -33,6 +36,16 @@ FORGOTTEN = frozenset(
     }
 )
 """Fields that no later action depends on, or that are the same in every state."""
+
+
+PLAIN = frozenset({int, str, bytes, bool, float, type(None)})
+OPAQUE = frozenset(
+    {
+        *(facts.RequestArrived, facts.TargetRequested, facts.PrefillRequested, facts.RecipeFixed, Run),
+        *(facts.SequenceStart, facts.OpenRequest, facts.WorkerJoined, facts.SequenceFinish, Payload),
+    }
+)
+"""Values without pages and times: each is its own shape."""
 
 
 class Projection:
@@ -47,18 +60,18 @@ class Projection:
 
     def walk(self, value: Any) -> object:
         kind = type(value)
-        if kind in (int, str, bytes, bool, float) or value is None:
+        if kind in PLAIN or kind in OPAQUE:
             return value
-        if kind in (tuple, list, deque):
-            return tuple(self.walk(item) for item in value)
+        if kind is tuple or kind is list or kind is deque:
+            return tuple([self.walk(item) for item in value])
         if isinstance(value, dict):
-            return tuple((self.walk(key), self.walk(item)) for key, item in value.items())
-        if kind in (set, frozenset):
+            return tuple([(self.walk(key), self.walk(item)) for key, item in value.items()])
+        if kind is set or kind is frozenset:
             return tuple(sorted(value))
-        if isinstance(value, MethodType | partial | WorkerConfig | ControlConfig):
-            return None
         if isinstance(value, msgspec.Struct):
-            return self._fields(value, value.__struct_fields__)
+            return self._fields(value)
+        if kind in (MethodType, partial):
+            return None
         return self._object(value)
 
     def _object(self, value: Any) -> object:
@@ -69,27 +82,18 @@ class Projection:
         if isinstance(value, DecodeBatch):
             self._clock = value.clock
             return (self.walk(value.members), self.walk(value.grown))
-        names = getattr(type(value), "__slots__", None) or vars(value).keys()
-        return self._fields(value, names)
+        return self._fields(value)
 
-    def _fields(self, value: Any, names: Iterable[str]) -> object:
-        kind = type(value).__name__
-        result: list[object] = [kind]
-        for name in names:
-            special = PAGES.get((kind, name)) or PAGES.get(("", name))
-            if name in FORGOTTEN or (kind, name) in UNTOLD:
-                continue
-            item = getattr(value, name, None)
-            if name in WAITED_FOR:
-                result.append(self._left(item))
-            elif special is not None:
-                result.append(special(self, item))
-            elif name.endswith("_ns"):
-                continue
-            elif isinstance(value, Sequence) and name in ("known_before", "lasts"):
-                result.append(self._distance(value, name))
-            else:
-                result.append(self.walk(item))
+    def _fields(self, value: Any) -> object:
+        kind = type(value)
+        plan = _PLANS.get(kind)
+        if plan is None:
+            plan = _PLANS[kind] = _plan_of(value)
+        result: list[object] = [kind.__name__]
+        for name, tell in plan:
+            result.append(tell(self, getattr(value, name, None)))
+        if kind is Sequence:
+            result.append(self._distances(value))
         return tuple(result)
 
     def _left(self, time_ns: int | None) -> object:
@@ -97,12 +101,12 @@ class Projection:
             return None
         return max(0, time_ns - self.now_ns)
 
-    def _distance(self, sequence: Sequence, name: str) -> object:
+    def _distances(self, sequence: Sequence) -> object:
+        """What the batch's running clock makes of it."""
         if not sequence.decoding:
             return None
-        if name == "known_before":
-            return sequence.known_before + self._clock
-        return None if sequence.lasts is None else sequence.lasts - self._clock
+        lasts = None if sequence.lasts is None else sequence.lasts - self._clock
+        return sequence.known_before + self._clock, lasts
 
     # ---- page numbers -------------------------------------------------------------------------------
 
@@ -145,22 +149,25 @@ class Projection:
         """What a door looks at."""
         return None if record is None else (record.output_tokens, record.exact, self.walk(record.recipe))
 
-    def keys(self, items: dict[Any, Any]) -> object:
-        return tuple(items)
-
     def nodes(self, node_at: dict[int, Any]) -> object:
         return tuple(self.walk(node) for node in dict.fromkeys(node_at.values()))
 
 
 Teller = Callable[[Projection, Any], object]
+_PLANS: dict[type, tuple[tuple[str, Teller], ...]] = {}
+"""Of each class: its fields that count, and how each is told."""
 UNTOLD = frozenset(
     {
         *(("RunInHand", "run"), ("RunSteps", "run"), ("RunSteps", "tables"), ("Worker", "_runs")),
+        *(("Ledger", "told"), ("Beats", "told"), ("Beats", "put_off")),
         *(("Request", name) for name in ("attempts", "reasons", "prefill_tokens", "handoff_pages")),
         *(("Request", "cached_tokens"), ("Client", "context"), ("PrefillFinished", "handoff_pages")),
-        *(("Client", "plan"), ("StepLoop", "plan")),
-        *(("Pool", "pages"), ("Page", "filled"), ("Page", "stamp")),
+        *(("Client", "plan"), ("StepLoop", "plan"), ("Pool", "pages")),
+        *(("Sequence", "known_before"), ("Sequence", "lasts")),
         ("RequestRouted", "reasons"),
+        *(("WorkerView", name) for name in ("recent", "older", "prefill_ns_per_token", "decode_ns_per_step")),
+        *(("WorkerView", name) for name in ("pending_tokens", "free", "held", "cached", "joined")),
+        *(("Request", "pending"), ("Requests", "records")),
     }
 )
 PAGES: dict[tuple[str, str], Teller] = {
@@ -181,7 +188,6 @@ PAGES: dict[tuple[str, str], Teller] = {
     ("OwnershipStated", "given"): Projection.last_of_each,
     ("EstateSettled", "lent"): Projection.last_of_each,
     ("EstateSettled", "moved"): Projection.last_of_each,
-    ("Requests", "records"): Projection.keys,
     ("Client", "record"): Projection.record,
     ("RequestEnded", "record"): Projection.record,
     ("Requests", "_deadlines"): Projection.alarms,
@@ -191,9 +197,36 @@ PAGES: dict[tuple[str, str], Teller] = {
     ("", "pages"): Projection.flat,
     ("", "kept"): Projection.flat,
     ("", "deposit"): Projection.flat,
+    ("", "released"): Projection.flat,
     ("", "deposits"): Projection.flat,
     ("", "inherited"): Projection.flat,
     ("OwnershipStated", "owned"): Projection.flat,
     ("OwnershipStated", "claimed"): Projection.flat,
 }
 """Where page numbers are."""
+
+
+def _plan_of(value: Any) -> tuple[tuple[str, Teller], ...]:
+    kind = type(value).__name__
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+    else:
+        names = getattr(type(value), "__slots__", None) or tuple(vars(value))
+    plan: list[tuple[str, Teller]] = []
+    for name in names:
+        if name in FORGOTTEN or (kind, name) in UNTOLD:
+            continue
+        special = PAGES.get((kind, name)) or PAGES.get(("", name))
+        if name in WAITED_FOR:
+            plan.append((name, Projection._left))
+        elif special is not None:
+            plan.append((name, special))
+        elif not name.endswith("_ns"):
+            plan.append((name, Projection.walk))
+    return tuple(plan)
+
+
+def book_of(page: Page) -> object:
+    """Whose a page is and who reads it."""
+    claims, loans = tuple(sorted(page.claims.items())), tuple(sorted(page.loans.items()))
+    return (page.owner, page.giver, page.receiver, claims, tuple(sorted(page.offers)), loans)

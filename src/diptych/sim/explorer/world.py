@@ -8,18 +8,21 @@ The world holds the parts of one state while an event is performed, and forgets 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import msgspec
 
 from diptych.core import actions, facts
 from diptych.core.config import WorkerConfig
 from diptych.core.control import ControlPlane
-from diptych.core.ids import CONTROL, Incarnation, RequestId, worker_name
+from diptych.core.control.router import Router
+from diptych.core.ids import CONTROL, Incarnation, RequestId, incarnation, worker_name
 from diptych.core.worker import Worker
 from diptych.sim import events
 from diptych.sim.door import Client, Door
 from diptych.sim.driver import Happening
 from diptych.sim.events import Payload, Violation
+from diptych.sim.explorer.choices import Choices, FreeChunks
 from diptych.sim.explorer.configuration import NEVER_NS, Configuration
 from diptych.sim.explorer.rules import check_control, check_worker
 from diptych.sim.pool import Pool
@@ -31,6 +34,7 @@ from diptych.sim.world import worker_config
 DOOR = "door-0"
 POOL = "pool"
 START_NS = 1_000_000_000
+STALL_NS = 1 << 50
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -73,6 +77,10 @@ class World:
         self.died: list[Incarnation] = []
         self.hung_up = False
         """Control died, with all that was on the way to it."""
+        self.choices = Choices()
+        lives = 2 + configuration.budgets.deaths + configuration.budgets.suspicions
+        self._everybody = [incarnation(name, life + 1) for life in range(lives) for name in self.plans]
+        """All incarnations that there can be, and more."""
         self._asked_after = ""
 
     def forget(self, now_ns: int) -> None:
@@ -88,6 +96,12 @@ class World:
         assert isinstance(pool, Pool)
         return pool
 
+    @property
+    def desk(self) -> Desk:
+        desk = self.parts[CONTROL]
+        assert isinstance(desk, Desk)
+        return desk
+
     def seat(self, worker: Incarnation) -> Seat:
         seat = self.parts[worker]
         assert isinstance(seat, Seat)
@@ -97,7 +111,7 @@ class World:
         """The parts of a fleet whose processes have just been started."""
         pages = sum(plan.pages for plan in self.scenario.workers)
         self.parts[POOL] = Pool(self.scenario.workers[0].host, pages, self.scenario.page_tokens)
-        self.parts[CONTROL] = Desk(ControlPlane(msgspec.structs.replace(self.scenario.control, epoch=1)))
+        self.parts[CONTROL] = self._new_control(1)
         self.parts[DOOR] = Door(DOOR, self.scenario.page_tokens, self, self.client_closed)
         agent = Supervisor(self.scenario, self)
         self.parts[SUPERVISOR] = agent
@@ -106,6 +120,12 @@ class World:
         agent.begin()
         for number, plan in enumerate(self.scenario.requests):
             self.push(f"client {number}", DOOR, events.Arrival(plan))
+
+    def _new_control(self, epoch: int) -> Desk:
+        control = ControlPlane(msgspec.structs.replace(self.scenario.control, epoch=epoch))
+        if self.configuration.choices:
+            vars(control.requests.dispatch.router).update(route=self.route, replan=self.replan)
+        return Desk(control)
 
     def client_closed(self, client: Client) -> None:
         follow = client.plan.follow
@@ -171,6 +191,12 @@ class World:
                 self.leave(request)
             case ("suspect", str(worker)):
                 self.suspect(worker)
+            case ("evict", str(worker)):
+                self.evict(worker)
+            case ("stall",):
+                self.stall()
+            case ("restart",):
+                self.restart()
             case ("expire",):
                 self.expire()
             case _:
@@ -182,6 +208,9 @@ class World:
         match part:
             case Door():
                 assert not isinstance(what, actions.FenceWorker)
+                if sender == CONTROL:
+                    # What an earlier control said comes before word of its end.
+                    sender = f"{CONTROL}#{part.joined or 1}"
                 part.receive(self.now_ns, sender, what, message.payload)
             case Supervisor() if isinstance(what, actions.FenceWorker):
                 part.fence(self.now_ns, what.worker)
@@ -211,9 +240,22 @@ class World:
             if isinstance(fact, facts.RequestArrived) or fact.request in desk.payloads:
                 desk.payloads[fact.request] = payload
 
+    # ---- choices ------------------------------------------------------------------------------------
+
+    def route(self, need: Any, *more: Any) -> Any:
+        router = self.desk.control.requests.dispatch.router
+        self.choices.advise_route(router, need)
+        return Router.route(router, need, *more)
+
+    def replan(self, target: Any, held_tokens: int, need: Any, *more: Any) -> Any:
+        router = self.desk.control.requests.dispatch.router
+        self.choices.advise_replan(router, target, held_tokens, need)
+        return Router.replan(router, target, held_tokens, need, *more)
+
+    # ---- steps --------------------------------------------------------------------------------------
+
     def step_control(self, fact: facts.Fact) -> None:
-        desk = self.parts[CONTROL]
-        assert isinstance(desk, Desk)
+        desk = self.desk
         for action in desk.control.step(self.now_ns, fact):
             match action:
                 case actions.Send(to, facts.TargetRequested() | facts.PrefillRequested() as ask):
@@ -226,10 +268,20 @@ class World:
                     self.push(CONTROL, SUPERVISOR, action)
                 case _:
                     raise Violation("control cannot ask for it", repr(action))
+        for request in desk.control.requests.open.values():
+            # What it asked of workers' figures is asked again: they are chosen anew each time.
+            request.need = None
+            if hasattr(request, "supply"):
+                request.supply = None
         check_control(desk.control)
 
     def _step_worker(self, name: Incarnation, seat: Seat, fact: facts.Fact) -> None:
-        for action in seat.worker.step(self.now_ns, fact):
+        config = seat.worker.config
+        if self.configuration.choices and not isinstance(fact, facts.PagesGranted):
+            seat.worker.config = cast(WorkerConfig, FreeChunks(config, self.choices))
+        asked = seat.worker.step(self.now_ns, fact)
+        seat.worker.config = config
+        for action in asked:
             match action:
                 case actions.Send():
                     self.pool.sent(name, action.to, action.fact)
@@ -272,13 +324,49 @@ class World:
         door.receive(self.now_ns, "client", events.Departure(request), None)
 
     def suspect(self, worker: Incarnation) -> None:
-        """Control takes it for lost: as when its lease ends, or its socket is cut."""
-        self.step_control(facts.ConnectionLost(peer=worker))
+        """Its lease ends, or the time in which it should have joined; nobody else's."""
+        control = self.desk.control
+        for name, view in control.fleet.workers.items():
+            view.heard_ns = self.now_ns - (control.config.lease_ns if name == worker else 0)
+        if worker in control.loading:
+            control.loading[worker] = self.now_ns
+        self.step_control(facts.DeadlinePassed())
+
+    def stall(self) -> None:
+        """Control stands still for longer than a lease: it hears nobody, and nobody is at fault."""
+        control = self.desk.control
+        self.now_ns += STALL_NS
+        for view in control.fleet.workers.values():
+            view.heard_ns = self.now_ns - control.config.lease_ns
+        self.step_control(facts.DriverStalled(duration_ns=STALL_NS))
+        self.step_control(facts.DeadlinePassed())
+        fenced = [m.what for _, _, m in self.sent if isinstance(m.what, actions.FenceWorker)]
+        if fenced:
+            raise Violation("fenced for the silence of control", repr(fenced))
+
+    def restart(self) -> None:
+        """Control dies, and the next one comes. What it has said arrives before word of its end."""
+        epoch = self.desk.control.config.epoch + 1
+        self.hung_up = True
+        self.parts[CONTROL] = self._new_control(epoch)
+        for party in (DOOR, SUPERVISOR):
+            self.push(CONTROL, party, events.ControlDown(epoch - 1))
+            self.push(CONTROL, party, events.ControlUp(epoch))
+        for worker in self._everybody:
+            self.push(CONTROL, worker, facts.ControlLost())
+            self.push(CONTROL, worker, facts.ControlJoined(epoch=epoch))
+
+    def evict(self, worker: Incarnation) -> None:
+        """Others used all the pages that were to be had, and gave them back."""
+        seat = self.seat(worker)
+        ledger = seat.worker.ledger
+        taken = ledger.take(ledger.available())
+        if taken:
+            ledger.free_private(taken)
+        self._step_worker(worker, seat, facts.DriverStalled(duration_ns=0))
 
     def deadline_ns(self) -> int | None:
-        desk = self.parts[CONTROL]
-        assert isinstance(desk, Desk)
-        time_ns = desk.control.next_deadline_ns()
+        time_ns = self.desk.control.next_deadline_ns()
         return None if time_ns is None or time_ns > NEVER_NS // 8 else time_ns
 
     def expire(self) -> None:

@@ -29,6 +29,8 @@ class Injector:
         """Arrivals, faults and returns that are still to come."""
         self.stood_still: dict[Incarnation, list[tuple[int, int]]] = {}
         """When each worker's driver did, without control standing still with it."""
+        self.frozen: dict[Incarnation, list[tuple[int, int]]] = {}
+        """When both did."""
 
     def begin(self) -> None:
         for plan in self.world.scenario.requests:
@@ -133,6 +135,8 @@ class Injector:
         for worker, seat in world.workers.items():
             if seat.alive and world.plans[worker_name(worker)].host == fault.target:
                 if together:
+                    span = (now_ns, now_ns + fault.duration_ns)
+                    self.frozen.setdefault(worker, []).append(span)
                     hit += self._pause_worker(now_ns, worker, fault.duration_ns, whole=True)
                 else:
                     hit += self._pause_alone(now_ns, worker, fault)

@@ -30,6 +30,7 @@ class TimedSeat:
         "_driver",
         "_perform",
         "_spins",
+        "_spun_ns",
         "_step",
         "alive",
         "machine",
@@ -50,16 +51,13 @@ class TimedSeat:
         self._deadline = machine.next_deadline_ns
         self._alarm_ns = FOREVER_NS
         self._spins = 0
+        self._spun_ns = -1
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
-        if not self.alive:
-            return
         if event is _ALARM:
             if not self._due(now_ns):
                 return
             event = _DEADLINE
-        else:
-            self._spins = 0
         assert isinstance(event, Fact)
         actions = self._step(now_ns, event)
         if self.watch is not None:
@@ -88,7 +86,8 @@ class TimedSeat:
         if deadline_ns > now_ns:
             self._set(deadline_ns)
             return False
-        self._spins += 1
+        self._spins = self._spins + 1 if now_ns == self._spun_ns else 1
+        self._spun_ns = now_ns
         if self._spins > SPINS_MAX:
             raise Violation("deadline spins", f"{self.name} at {deadline_ns}")
         return True

@@ -192,6 +192,8 @@ class TimedWorld:
         if not seat.alive:
             return False
         seat.alive = False
+        for name in (worker, self.loops[worker].name):
+            del self.driver.parties[name]
         self.loops[worker].died(self.driver.now_ns)
         self.run_over(self.driver.now_ns, self.loops[worker])
         self.send(worker, CONTROL, facts.ConnectionLost(peer=worker))
@@ -230,8 +232,6 @@ class LoopSeat:
 
     def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
         seat = self.seat
-        if not seat.alive:
-            return
         if isinstance(event, events.RunBorder):
             ran = self.loop.finish(now_ns, event.run, event.steps)
             if ran is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
@@ -26,16 +27,25 @@ def try_all(names: Iterable[str], jobs: int) -> Iterator[Verdict]:
         return
     source = iter(names)
     # Not forked: a process that has threads (rich's progress) must not be.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_leave_interrupts) as pool:
         running: set[Future[list[Verdict]]] = set()
-        while True:
-            while len(running) < 2 * jobs and (block := list(islice(source, BLOCK))):
-                running.add(pool.submit(_try_block, block))
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield from future.result()
+        try:
+            while True:
+                while len(running) < 2 * jobs and (block := list(islice(source, BLOCK))):
+                    running.add(pool.submit(_try_block, block))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """They are the caller's, who ends with what there is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _try_block(names: list[str]) -> list[Verdict]:
