@@ -89,7 +89,8 @@ def settle(world: World) -> None:
     still_ns = STILL_NS + scenario.control.lease_ns + scenario.backoff_ns + load_ns
     until_ns = world.driver.now_ns + SETTLE_NS
     words = -1
-    while world.words != words and world.driver.now_ns < until_ns:
+    # A copy that hangs says nothing either.
+    while (world.words != words or world.transfers.moving) and world.driver.now_ns < until_ns:
         words = world.words
         world.driver.run(lambda: False, world.driver.now_ns + still_ns)
 
