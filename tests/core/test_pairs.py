@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from diptych.core.config import SECOND_NS, ControlConfig
-from diptych.core.control.afar import offers_from_afar
 from diptych.core.control.fleet import Fleet
 from diptych.core.control.need import Need
 from diptych.core.control.pairs import Pairs
-from diptych.core.control.supply import Supply
+from diptych.core.control.router import Router
 from diptych.core.facts import RequestArrived, WorkerJoined
+from diptych.core.recipe import OPEN_END, join
 
 
 def joined(worker: str, host: str, *transports: str) -> WorkerJoined:
@@ -59,26 +61,28 @@ def test_the_price_of_a_page_is_measured() -> None:
     assert pairs.page_ns("p@1", "d@1") == 1000
 
 
-def offers(avoid: tuple[str, ...] = ()) -> list[str]:
-    fleet = Fleet(CONFIG)
-    for worker in (P, D, OTHER):
+def source(page_ns: int = 1000, avoid: tuple[str, ...] = ()) -> str | None:
+    """Whom the router chooses for a prompt that D is slow to compute."""
+    config = ControlConfig(pull_page_ns=page_ns)
+    fleet = Fleet(config)
+    slow = msgspec.structs.replace(D, role="decode", prefill_ns_per_token=1_000_000)
+    for worker in (msgspec.structs.replace(P, role="prefill"), slow, OTHER):
         fleet.grant(fleet.join(worker, 0))
     hashes = tuple(f"{page}".encode() for page in range(4))
     arrived = RequestArrived(
         request="r", door="door-0", model="model", prompt_tokens=18, page_hashes=hashes, tokens_max=4
     )
-    need = Need("model", 18, 16, 16, 18, (), arrived, avoid)
-    serving = fleet.serving("model")
-    target = fleet.workers["d@1"]
-    supply = Supply(need, serving, [target], 0)
-    found = offers_from_afar(fleet, supply, target, 0, need)
-    assert all(offer.wait_ns >= 4 * 1000 for offer in found), "copying four pages costs nothing"
-    return [offer.source.name for offer in found]
+    recipe = join(("int8", OPEN_END))
+    need = Need("model", 18, 16, 16, 18, recipe, arrived, avoid)
+    route = Router(config, fleet).replan(fleet.workers["d@1"], 0, need, 0)
+    assert route is not None
+    return route.source.name if route.source is not None else None
 
 
-def test_sources_of_other_pools_are_offered_with_what_copying_costs() -> None:
-    assert offers() == ["p@1"]
+def test_a_source_of_another_pool_is_chosen_where_copying_pays() -> None:
+    assert source() == "p@1"
+    assert source(page_ns=1_000_000_000) is None
 
 
 def test_a_source_that_failed_this_request_is_not_asked_again() -> None:
-    assert offers(avoid=("p@1",)) == []
+    assert source(avoid=("p@1",)) is None
