@@ -17,6 +17,8 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "serve": "serve a model over HTTP",
+    "worker": "let this machine's workers join a fleet served elsewhere",
+    "certs": "certificates for a fleet's hosts",
     "chat": "talk to a served model in the terminal",
     "status": "workers and requests of a running server",
     "trace": "how one request was served",

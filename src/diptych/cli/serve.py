@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -27,8 +28,10 @@ from diptych.live.fleet_file import (
     plan_workers,
     read_fleet_file,
 )
+from diptych.live.hosts.security import HostsError, is_loopback, read_token, server_context, split_address
+from diptych.live.launch import ExchangeLaunch
 from diptych.live.pool import MEBIBYTE
-from diptych.live.serve_plan import ServePlan
+from diptych.live.serve_plan import ListenPlan, ServePlan
 
 SCRIPTED_MODEL = "scripted"
 FIRST_QUESTION = "In one sentence: what is a diptych?"
@@ -75,6 +78,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     door.add_argument("--port", type=int, help="port to listen on (8000; 0: any free one)")
     door.add_argument("--records", metavar="FILE", help="append a JSON line for every request")
     door.add_argument("--first-answer", action="store_true", help="ask one question and print the answer")
+    hosts = parser.add_argument_group("other hosts")
+    hosts.add_argument("--listen", metavar="HOST:PORT", help="let workers of other machines join here")
+    hosts.add_argument("--token-file", type=Path, help="file with the token that they must have")
+    hosts.add_argument("--certs", type=Path, help="folder of `diptych certs`; needed beyond the loopback")
     time_ = parser.add_argument_group("time")
     time_.add_argument("--lease", type=float, metavar="S", help="silence after which a worker is killed (3)")
     time_.add_argument("--grace", type=float, metavar="S", help="time for open streams after SIGTERM (10)")
@@ -98,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     voice = Voice(as_json=arguments.json)
     try:
         plan = make_plan(arguments, sorted(os.sched_getaffinity(0)))
-    except (FleetError, OSError) as error:
+    except (FleetError, HostsError, OSError) as error:
         voice.error(str(error))
         return 2
     return asyncio.run(_serve(plan, voice, first_answer=arguments.first_answer))
@@ -126,7 +133,10 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         raise FleetError(f"--exact-wait: {exact_wait_s}; 0 to 3600 seconds")
     if not 0 <= port <= 65535:
         raise FleetError(f"--port: {port}; 0 to 65535")
+    listen, exchange = _listening(arguments)
     return ServePlan(
+        listen=listen,
+        exchange=exchange,
         model=_first(arguments.model, file.model, SCRIPTED_MODEL if scripted else _embedded_name()),
         workers=workers,
         address=_first(arguments.host, file.host, defaults.address),
@@ -138,6 +148,24 @@ def make_plan(arguments: argparse.Namespace, cores: list[int]) -> ServePlan:
         records_path=arguments.records,
         record_folder=None if arguments.record is None else _record_folder(Path(arguments.record)),
     )
+
+
+def _listening(arguments: argparse.Namespace) -> tuple[ListenPlan | None, ExchangeLaunch | None]:
+    """Where other hosts join, and how pages go to and from them. Raises `HostsError`."""
+    if arguments.listen is None:
+        if arguments.token_file is not None or arguments.certs is not None:
+            raise HostsError("--token-file and --certs are for --listen")
+        return None, None
+    address, port = split_address("--listen", arguments.listen)
+    if arguments.token_file is None:
+        raise HostsError("--token-file: nobody may join without a token")
+    if arguments.certs is None and not is_loopback(address):
+        raise HostsError("--certs: needed to listen beyond the loopback; see `diptych certs`")
+    certs = None if arguments.certs is None else str(arguments.certs)
+    if arguments.certs is not None:
+        server_context(arguments.certs, "host-0")
+    listen = ListenPlan(address=address, port=port, token=read_token(arguments.token_file), certs=certs)
+    return listen, ExchangeLaunch(address=address, key=secrets.token_bytes(32))
 
 
 def _groups(arguments: argparse.Namespace, file: FleetFile, cores: list[int]) -> tuple[WorkerGroup, ...]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 
 from diptych.core.facts import Fact
+from diptych.core.ids import CONTROL
 from diptych.live.host_link import HostLink, socket_pair
-from diptych.live.launch import HostMessage
+from diptych.live.launch import Connected, HostMessage
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 """Libraries that would start a thread a core in every process; engines are told their own number."""
@@ -78,3 +80,13 @@ class Child:
         self.link.drain()
         self.link.close()
         self._reaped(self, code)
+
+
+def connect(one: Child, other: Child, control_epoch: int) -> None:
+    """Hands each of the two an end of a new socket pair."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for child, peer, end in ((one, other, ends[0]), (other, one, ends[1])):
+        epoch = control_epoch if peer.identity == CONTROL else 0
+        kind = peer.module.rpartition(".")[2]
+        child.link.send(Connected(peer=peer.identity, kind=kind, epoch=epoch), (end.fileno(),))
+        end.close()

@@ -68,7 +68,8 @@ class Control:
         self._driver = Driver(self._machine, self._perform, recorder=recorder)
         self._payloads: dict[str, bytes] = {}
         self._processes: dict[str, ProcessStarted] = {}
-        self._planned: tuple[str, ...] = ()
+        self._planned: dict[str, tuple[str, ...]] = {}
+        """Workers that each host should run; one that joined anew is the same host."""
         self._kinds: dict[str, str] = {}
         self._fleet = FleetState()
         self._peers = Peers(self._from_peer, self._peer_closed)
@@ -90,7 +91,8 @@ class Control:
                 self._processes[worker] = message
             case HostStated() | WorkerSpawned() | WorkerLost() | ConnectionLost():
                 if isinstance(message, HostStated):
-                    self._planned = tuple(name for name, _ in message.shares)
+                    host = message.host.partition(".")[0]
+                    self._planned[host] = tuple(name for name, _ in message.shares)
                 elif isinstance(message, WorkerLost):
                     self._processes.pop(message.worker, None)
                 self._feed(message)
@@ -147,7 +149,8 @@ class Control:
 
     def _tell_doors(self) -> None:
         """Of the fleet, where that has changed; who is fenced by a deadline is lost a moment later."""
-        fleet = fleet_state(self._machine.status(), self._planned)
+        planned = tuple(name for names in self._planned.values() for name in names)
+        fleet = fleet_state(self._machine.status(), planned)
         if fleet != self._fleet:
             self._fleet = fleet
             for peer, kind in self._kinds.items():

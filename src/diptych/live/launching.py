@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from diptych.core.config import ControlConfig
-from diptych.core.facts import HostStated
+from diptych.core.facts import HostStated, WorkerSpawned
 from diptych.core.ids import Incarnation, worker_name
 from diptych.live.fleet_file import WorkerPlan
 from diptych.live.launch import ControlLaunch, DoorLaunch, Packed, ProcessStarted, WorkerLaunch
 from diptych.live.serve_plan import ServePlan
 
-HOST = "host-0"
-
 
 def control_launch(plan: ServePlan, epoch: int) -> ControlLaunch:
     config = ControlConfig(epoch=epoch, lease_ns=plan.lease_ns, exact_wait_ns=plan.exact_wait_ns)
-    return ControlLaunch(config=config, host=HOST, record_folder=plan.record_folder)
+    return ControlLaunch(config=config, host=plan.host, record_folder=plan.record_folder)
 
 
 def host_stated(plan: ServePlan, pool_pages: int, workers: tuple[Incarnation, ...]) -> HostStated:
-    return HostStated(host=HOST, pool_pages=pool_pages, workers=workers, shares=shares(plan, pool_pages))
+    return HostStated(host=plan.host, pool_pages=pool_pages, workers=workers, shares=shares(plan, pool_pages))
 
 
 def shares(plan: ServePlan, pool_pages: int) -> tuple[tuple[str, int], ...]:
@@ -52,7 +50,7 @@ def worker_launch(plan: ServePlan, packed: Packed, pool_pages: int, worker: Inca
     own = _plan_of(plan, worker)
     return WorkerLaunch(
         worker=worker,
-        host=HOST,
+        host=plan.host,
         role=own.role,
         engine=own.engine,
         format=own.format,
@@ -65,7 +63,12 @@ def worker_launch(plan: ServePlan, packed: Packed, pool_pages: int, worker: Inca
         lease_ns=plan.lease_ns,
         core=own.core,
         record_folder=plan.record_folder,
+        exchange=plan.exchange,
     )
+
+
+def worker_spawned(plan: ServePlan, worker: Incarnation) -> WorkerSpawned:
+    return WorkerSpawned(worker=worker, host=plan.host, limit_ns=plan.start_limit_ns)
 
 
 def process_started(plan: ServePlan, worker: Incarnation, pid: int) -> ProcessStarted:

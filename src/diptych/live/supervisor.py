@@ -16,34 +16,36 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Callable
 
 from diptych.core.config import SECOND_NS
-from diptych.core.facts import ConnectionLost, Fact, WorkerLost, WorkerSpawned
+from diptych.core.facts import ConnectionLost, Fact, WorkerLost
 from diptych.core.ids import CONTROL, incarnation
-from diptych.live.child import Child
+from diptych.live.child import Child, connect
+from diptych.live.hosts.hub import Hub, open_hub
+from diptych.live.hosts.upstream import Upstream
 from diptych.live.launch import (
-    Connected,
     ConnectionCut,
     FenceAsked,
     HostMessage,
     PackAsked,
     Packed,
+    ProcessStarted,
     Served,
     StartFailed,
     StopAsked,
 )
 from diptych.live.launching import (
-    HOST,
     control_launch,
     door_launch,
     host_stated,
     process_started,
     worker_launch,
+    worker_spawned,
 )
 from diptych.live.pool import create_pool, pool_pages
 from diptych.live.serve_plan import ServePlan
+from diptych.live.slot import Slot
 
 RESTART_FIRST_S = 0.1
 RESTART_LAST_S = 10.0
@@ -58,31 +60,20 @@ CUT_S = 2.0
 DOOR = "door-0"
 
 
-class Slot:
-    """A process that should run: its name stays, its incarnations come and go."""
-
-    def __init__(self, name: str, module: str, core: int | None = None) -> None:
-        self.name = name
-        self.module = module
-        self.core = core
-        self.epoch = 0
-        self.child: Child | None = None
-        self.failures = 0
-        self.restart: asyncio.TimerHandle | None = None
-
-    @property
-    def live(self) -> Child | None:
-        """The process, if it runs and was told what it is."""
-        return self.child if self.child is not None and self.child.launched else None
-
-
 class Supervisor:
     """Runs a plan to its end. `tell` gets lines for people; `served` is called when the fleet serves."""
 
     def __init__(
-        self, plan: ServePlan, tell: Callable[[str], None], served: Callable[[str, int], None]
+        self,
+        plan: ServePlan,
+        tell: Callable[[str], None],
+        served: Callable[[str, int], None],
+        upstream: Upstream | None = None,
     ) -> None:
+        """With `upstream` this is the agent of a host that has joined a fleet: workers only."""
         self._plan = plan
+        self._upstream = upstream
+        self._hub: Hub | None = None
         self._tell = tell
         self._on_served = served
         self._control = Slot(CONTROL, "diptych.live.control")
@@ -146,6 +137,10 @@ class Supervisor:
             self._start_fleet(self._packed)
 
     def _start_fleet(self, packed: Packed) -> None:
+        wanted = self._plan.fingerprint
+        if wanted is not None and packed.model.fingerprint != wanted:
+            self._fail(f"model: {packed.model.name} has other weights here than the fleet's")
+            return
         try:
             self._pool_pages = pool_pages(packed.model.page_bytes, self._plan.pool_bytes)
             self._pool = create_pool(self._pool_pages * packed.model.page_bytes)
@@ -156,6 +151,10 @@ class Supervisor:
             f"pool: {self._pool_pages} pages of {packed.model.page_bytes} bytes; "
             f"{packed.model.name} packed in {packed.seconds:.1f} s"
         )
+        if self._upstream is not None:
+            self.state()
+        elif self._plan.listen is not None:
+            self._hub = open_hub(self._plan, packed, self, self._tell, self._fail)
         for slot in self._slots():
             self._launch(slot)
 
@@ -165,7 +164,7 @@ class Supervisor:
         self._launch(slot)
 
     def _spawn(self, slot: Slot) -> None:
-        slot.epoch += 1
+        slot.epoch = max(slot.epoch, self._plan.epochs_from) + 1
         identity = CONTROL if slot is self._control else incarnation(slot.name, slot.epoch)
         child = Child(slot.module, identity, received=self._received, reaped=self._reaped, core=slot.core)
         slot.child = child
@@ -182,6 +181,8 @@ class Supervisor:
             self._launch_door(child)
         else:
             self._launch_worker(child)
+        if self._hub is not None:
+            self._hub.launched(child)
 
     def _launch_control(self, child: Child) -> None:
         child.link.send(control_launch(self._plan, self._control.epoch))
@@ -190,7 +191,7 @@ class Supervisor:
         child.link.send(host_stated(self._plan, self._pool_pages, identities))
         for worker in workers:
             if not worker.served:
-                child.link.send(self._spawned(worker))
+                child.link.send(worker_spawned(self._plan, worker.identity))
             child.link.send(process_started(self._plan, worker.identity, worker.pid))
             self._connect(worker, child)
             if worker.identity in self._given_up:
@@ -217,24 +218,22 @@ class Supervisor:
         for other in self._live_workers():
             if other is not child:
                 self._connect(other, child)
+        if self._upstream is not None:
+            self._upstream.launched(
+                child,
+                worker_spawned(self._plan, child.identity),
+                process_started(self._plan, child.identity, child.pid),
+            )
         door, control = self._door.live, self._control.live
         if door is not None:
             self._connect(door, child)
         if control is not None:
-            control.link.send(self._spawned(child))
+            control.link.send(worker_spawned(self._plan, child.identity))
             control.link.send(process_started(self._plan, child.identity, child.pid))
             self._connect(child, control)
 
-    def _spawned(self, child: Child) -> WorkerSpawned:
-        return WorkerSpawned(worker=child.identity, host=HOST, limit_ns=self._plan.start_limit_ns)
-
     def _connect(self, one: Child, other: Child) -> None:
-        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        for child, peer, end in ((one, other, ends[0]), (other, one, ends[1])):
-            epoch = self._control.epoch if peer.identity == CONTROL else 0
-            kind = peer.module.rpartition(".")[2]
-            child.link.send(Connected(peer=peer.identity, kind=kind, epoch=epoch), (end.fileno(),))
-            end.close()
+        connect(one, other, self._control.epoch)
 
     # ---- running ------------------------------------------------------------------------------
 
@@ -258,9 +257,9 @@ class Supervisor:
         child.served = True
         if child is self._door.child:
             self._port = port
-            if not self._serving:
-                self._serving = True
-                self._on_served(address, port)
+        if not self._serving and (child is self._door.child or self._upstream is not None):
+            self._serving = True
+            self._on_served(address, port)
 
     def _fence(self, worker: str, why: str) -> None:
         for slot in self._workers.values():
@@ -268,22 +267,24 @@ class Supervisor:
                 self._tell(f"{worker}: killed ({why})")
                 slot.child.kill()
                 return
+        if self._hub is not None and self._hub.fence(worker, why):
+            return
         # Reaped already, perhaps before this control plane could be told.
-        self._tell_control(WorkerLost(worker=worker))
+        self.tell_control(WorkerLost(worker=worker))
 
     def _cut(self, child: Child, peer: str) -> None:
         """A socket between two children ended. Where the peer died, its reaping says all. Where it lives,
         what lay in the socket is lost: a worker is given up for that, as control gives up one whose own
         socket closes; a door and control get a new one, over which the door tells all that is open."""
         other = next((slot.live for slot in self._slots() if slot.live and slot.live.identity == peer), None)
-        if other is None or self._stopping:
+        if self._stopping or (other is None and (self._hub is None or not self._hub.knows(peer))):
             return
-        if other is self._control.live:
+        if other is not None and other is self._control.live:
             self._loop.call_later(RECONNECT_S, self._reconnect, child, other)
-        elif other is not self._door.live and not {child.identity, peer} & self._given_up:
+        elif (other is None or other is not self._door.live) and not {child.identity, peer} & self._given_up:
             # Both ends tell; one of the two is enough.
             self._given_up.add(peer)
-            self._tell_control(ConnectionLost(peer=peer))
+            self.tell_control(ConnectionLost(peer=peer))
 
     def _reconnect(self, door: Child, control: Child) -> None:
         if door.alive and control.alive and not self._stopping:
@@ -294,7 +295,7 @@ class Supervisor:
         slot.child = None
         self._given_up.discard(child.identity)
         if slot.name in self._workers:
-            self._tell_control(WorkerLost(worker=child.identity))
+            self.tell_control(WorkerLost(worker=child.identity))
         if self._stopping:
             self._go_on_stopping()
             return
@@ -311,15 +312,47 @@ class Supervisor:
         self._tell(f"{child.identity}: gone ({why}), starts again in {pause_s:.1f} s")
         slot.restart = self._loop.call_later(pause_s, self._restart, slot)
 
-    def _tell_control(self, fact: Fact) -> None:
-        if self._control.live is not None:
-            self._control.live.link.send(fact)
+    def tell_control(self, message: Fact | ProcessStarted) -> None:
+        if self._upstream is not None:
+            self._upstream.tell(message)
+        elif self._control.live is not None:
+            self._control.live.link.send(message)
+
+    # ---- for other hosts --------------------------------------------------------------------------
+
+    def state(self) -> None:
+        """Tells a control that knows nothing of this host what runs here, as soon as there is anything."""
+        if self._upstream is None or not self._pool_pages:
+            return
+        workers = self._live_workers()
+        identities = tuple(worker.identity for worker in workers)
+        self.tell_control(host_stated(self._plan, self._pool_pages, identities))
+        for worker in workers:
+            if not worker.served:
+                self.tell_control(worker_spawned(self._plan, worker.identity))
+            self.tell_control(process_started(self._plan, worker.identity, worker.pid))
+
+    def local_children(self) -> list[Child]:
+        return [slot.live for slot in self._slots() if slot.live is not None]
+
+    def control_epoch(self) -> int:
+        return self._control.epoch
+
+    def fence(self, worker: str, why: str) -> None:
+        """As control asks: `WorkerLost` follows when the worker is reaped."""
+        self._fence(worker, why)
+
+    def abandon(self) -> None:
+        """Ends without grace; `run` returns when every child is reaped."""
+        self._stopping = True
+        self._kill_all()
 
     def _slot_of(self, child: Child) -> Slot:
         return next(slot for slot in self._slots() if slot.child is child)
 
     def _slots(self) -> tuple[Slot, ...]:
-        return (self._control, self._door, *self._workers.values())
+        workers = tuple(self._workers.values())
+        return workers if self._upstream is not None else (self._control, self._door, *workers)
 
     def _live_workers(self) -> list[Child]:
         return [slot.live for slot in self._workers.values() if slot.live is not None]

@@ -1,0 +1,1 @@
+"""Workers on other machines: the link between two hosts' agents, and what passes over it."""
