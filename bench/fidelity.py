@@ -36,6 +36,9 @@ from prioritised import take_priority
 from report import Row, argument_parser, finish, machine
 
 LOW, HIGH = 0.2, 0.8
+WORKLOAD_S = 45
+"""A workload that would take longer has fewer requests, on a slow or disturbed machine."""
+REQUESTS_MIN = 40
 SHAPE = "input=64-320,output=16-48,shared=48"
 
 
@@ -52,14 +55,21 @@ def saturating(setup: Setup) -> str:
 
 
 def poisson(share: float, capacity: float, requests: int) -> str:
-    return f"poisson:rate={share * capacity:.3g},requests={requests},{SHAPE}"
+    rate = share * capacity
+    return f"poisson:rate={rate:.3g},requests={within(requests, rate)},{SHAPE}"
+
+
+def within(requests: int, rate: float) -> int:
+    """As many of the requests as come in time at so many a second."""
+    return min(requests, max(REQUESTS_MIN, int(rate * WORKLOAD_S)))
 
 
 def pausing(setup: Setup, capacity: float, mean_s: float) -> str:
     """Little's law: so long a pause that all clients together ask for that share, when a request takes
     `mean_s` from end to end."""
     think_s = max(0.0, setup.clients / (HIGH * capacity) - mean_s)
-    return f"closed:clients={setup.clients},think={think_s:.3g},requests={setup.loaded},{SHAPE}"
+    requests = within(setup.loaded, HIGH * capacity)
+    return f"closed:clients={setup.clients},think={think_s:.3g},requests={requests},{SHAPE}"
 
 
 def measure(name: str, setup: Setup, quick: bool, console: Console) -> tuple[list[Cell], str]:
