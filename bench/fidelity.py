@@ -83,7 +83,7 @@ def measure(name: str, setup: Setup, quick: bool, console: Console) -> tuple[lis
         records = str(folder / "records.jsonl")
         with (
             fleet("--fleet", str(folder / "fleet.toml"), "--records", records) as running,
-            Progress(*columns, console=console) as bar,
+            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
         ):
             cells = served(Side(name, setup, running, costs, folder), bar)
         console.print(f"{name}: profiling again", style="dim")
@@ -102,6 +102,8 @@ def served(side: Side, bar: Progress) -> list[Cell]:
         def progress(ended: int) -> None:
             bar.update(task, completed=ended)
 
+        if not bar.console.is_terminal:
+            bar.console.print(f"{side.name}: {name}, {spec}", style="dim", soft_wrap=True)
         cell, mean_s = side.both(name, spec, tail, capacity, progress)
         cells.append(cell)
         return mean_s
