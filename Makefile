@@ -107,6 +107,7 @@ fidelity: bench-fidelity ## how far the simulator is from the live fleet (about 
 bench-%: bench/%.py $(BUILT)
 	$(DEV)/python $< $(ARGS)
 bench-accuracy: ## logits of every engine and of the default pair against float32 torch
+bench-conversion: ## KV pages from one format to another, against memcpy
 bench-core: ## what the core costs a request, the router apart, beside a bare heap
 bench-fidelity: ## the simulator against the live fleet, scripted and real (ARGS: --fleet NAME --quick --html FILE)
 bench-handoff: ## bytes and time of a local handoff, from the request records

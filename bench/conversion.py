@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.conversion import Conversion
-from diptych.wire.kv import Copy, KvFormat, hnd, nhd, panels, plan, vllm_cpu
+from diptych.wire.kv import Copy, KvFormat, Rates, hnd, nhd, panels, plan, vllm_cpu
 from prioritised import pinned, take_priority
 from report import Row, argument_parser, finish
 
@@ -62,6 +62,7 @@ def cases(name: str, geometry: dict[str, Any]) -> list[Case]:
             ">= 0.25",
             ">= 0.5",
         ),
+        Case(of + "bf16 HND/16 to HND/64", hnd(**fields), hnd(**fields, page_tokens=64)),
         Case(of + "int8 HND/64 to bf16 NHD/16", hnd(**fields, page_tokens=64, dtype="int8"), source),
         Case(of + "bf16 HND/64 to NHD/16", hnd(**fields, page_tokens=64), source),
         Case(of + "bf16 NHD/16 to panels/16", source, panels(**fields)),
@@ -128,7 +129,8 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def measure(case: Case, isa: str | None, rounds: int) -> Row:
+def measure(case: Case, isa: str | None, rounds: int) -> tuple[Row, float]:
+    """The case's row, and ns for each element."""
     bench = Bench(case, isa, np.random.default_rng(1))
     bench.convert()
     bench.memcpy()
@@ -140,7 +142,7 @@ def measure(case: Case, isa: str | None, rounds: int) -> Row:
         f"predicted {bench.estimate_ns / converted / 1e9:.2f}x of the time",
         file=sys.stderr,
     )
-    return Row(
+    row = Row(
         name=case.name,
         value=bench.bytes / converted / 1e9,
         unit="GB/s",
@@ -148,6 +150,22 @@ def measure(case: Case, isa: str | None, rounds: int) -> Row:
         ratio=statistics.median(copied / converted for converted, copied in pairs),
         must=case.must,
         goal=case.goal,
+    )
+    return row, converted * 1e9 / (bench.bytes / case.source.group.element_bytes)
+
+
+def rates(element_ns: dict[str, float]) -> Rates:
+    """From the 8B cases, by what each of them does to an element: see `Rates.nest_ns`."""
+    byte_ns = element_ns["8B: bf16 HND/16 to HND/64"] / 2
+    run_ns = (element_ns["8B: bf16 NHD/16 to HND/64"] - 2 * byte_ns) * GEOMETRIES["8B"]["head_dim"]
+    # K goes by pairs of elements, V one by one.
+    transposed_ns = element_ns["8B: bf16 NHD/16 to panels/16"] / 0.75
+    return Rates(
+        byte_ns=byte_ns,
+        run_ns=max(0.0, run_ns),
+        transposed_ns=transposed_ns,
+        cast_ns=element_ns["8B: bf16 NHD/16 to f32 NHD/16"],
+        scaled_ns=element_ns["8B: bf16 NHD/16 to int8 HND/64 with scales"],
     )
 
 
@@ -158,13 +176,17 @@ def main() -> int:
     arguments = parser.parse_args()
     priority = take_priority()
     with pinned():
-        rows = [
+        measured = [
             measure(case, arguments.isa, arguments.rounds)
             for name, geometry in GEOMETRIES.items()
             for case in cases(name, geometry)
         ]
+    rows = [row for row, _ in measured]
+    found = rates({row.name: element_ns for row, element_ns in measured})
+    print(f"this machine's {found}", file=sys.stderr)
     settings = {"rounds": arguments.rounds, "isa": arguments.isa or "best", "priority": priority}
-    return finish("conversion", rows, arguments.json, extra={"settings": settings})
+    extra = {"settings": settings, "rates": msgspec.to_builtins(found)}
+    return finish("conversion", rows, arguments.json, extra=extra)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ from prioritised import take_priority
 from report import Row, argument_parser, finish, machine
 
 LOW, HIGH = 0.2, 0.8
+WORKLOAD_S = 45
+"""A workload that would take longer has fewer requests, on a slow or disturbed machine."""
+REQUESTS_MIN = 40
 SHAPE = "input=64-320,output=16-48,shared=48"
 
 
@@ -52,14 +55,21 @@ def saturating(setup: Setup) -> str:
 
 
 def poisson(share: float, capacity: float, requests: int) -> str:
-    return f"poisson:rate={share * capacity:.3g},requests={requests},{SHAPE}"
+    rate = share * capacity
+    return f"poisson:rate={rate:.3g},requests={within(requests, rate)},{SHAPE}"
+
+
+def within(requests: int, rate: float) -> int:
+    """As many of the requests as come in time at so many a second."""
+    return min(requests, max(REQUESTS_MIN, int(rate * WORKLOAD_S)))
 
 
 def pausing(setup: Setup, capacity: float, mean_s: float) -> str:
     """Little's law: so long a pause that all clients together ask for that share, when a request takes
     `mean_s` from end to end."""
     think_s = max(0.0, setup.clients / (HIGH * capacity) - mean_s)
-    return f"closed:clients={setup.clients},think={think_s:.3g},requests={setup.loaded},{SHAPE}"
+    requests = within(setup.loaded, HIGH * capacity)
+    return f"closed:clients={setup.clients},think={think_s:.3g},requests={requests},{SHAPE}"
 
 
 def measure(name: str, setup: Setup, quick: bool, console: Console) -> tuple[list[Cell], str]:
@@ -73,7 +83,7 @@ def measure(name: str, setup: Setup, quick: bool, console: Console) -> tuple[lis
         records = str(folder / "records.jsonl")
         with (
             fleet("--fleet", str(folder / "fleet.toml"), "--records", records) as running,
-            Progress(*columns, console=console) as bar,
+            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
         ):
             cells = served(Side(name, setup, running, costs, folder), bar)
         console.print(f"{name}: profiling again", style="dim")
@@ -92,6 +102,8 @@ def served(side: Side, bar: Progress) -> list[Cell]:
         def progress(ended: int) -> None:
             bar.update(task, completed=ended)
 
+        if not bar.console.is_terminal:
+            bar.console.print(f"{side.name}: {name}, {spec}", style="dim", soft_wrap=True)
         cell, mean_s = side.both(name, spec, tail, capacity, progress)
         cells.append(cell)
         return mean_s

@@ -272,6 +272,8 @@ def test_pauses_ask_for_the_wanted_load(bench: Bench) -> None:
     assert "think=2.5," in fidelity.pausing(setup, 10.0, 0.5)
     assert "think=0," in fidelity.pausing(setup, 10.0, 5.0)
     assert fidelity.poisson(0.2, 12.345, 7).startswith("poisson:rate=2.47,requests=7,")
+    assert fidelity.poisson(0.2, 10.0, 1000).startswith("poisson:rate=2,requests=90,")
+    assert fidelity.poisson(0.2, 0.1, 1000).startswith("poisson:rate=0.02,requests=40,")
 
 
 def test_drift_is_that_of_points_measured_twice(bench: Bench) -> None:

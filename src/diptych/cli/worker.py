@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -47,6 +48,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", help="the fleet's model on this machine, where it is not known by name")
     parser.add_argument(
         "--pool-mib", type=int, help="memory for KV pages (1024, or a quarter of what is free)"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the engine, as in a fleet file",
     )
     parser.add_argument("--no-checksums", action="store_true", help="do not check pages that come over")
 
@@ -94,8 +102,19 @@ def _workers(arguments: argparse.Namespace, name: str) -> tuple[WorkerPlan, ...]
     if not _NAME.fullmatch(name):
         raise FleetError(f"--name: {name!r}; 1 to 32 of a-z, 0-9 and -")
     group = parse_group(arguments.engine, arguments.role)
-    named = msgspec.structs.replace(group, name=f"{name[:20].rstrip('-')}-{arguments.role}")
+    worker = f"{name[:20].rstrip('-')}-{arguments.role}"
+    named = msgspec.structs.replace(group, name=worker, options=dict(map(_option, arguments.option)))
     return plan_workers([named], sorted(os.sched_getaffinity(0)))
+
+
+def _option(text: str) -> tuple[str, int | float | str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise FleetError(f"--option: {text!r} is not NAME=VALUE")
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, number(value)
+    return name, value
 
 
 def _machine_name() -> str:

@@ -11,7 +11,13 @@ from diptych.live.serve_plan import ServePlan
 
 
 def control_launch(plan: ServePlan, epoch: int) -> ControlLaunch:
-    config = ControlConfig(epoch=epoch, lease_ns=plan.lease_ns, exact_wait_ns=plan.exact_wait_ns)
+    config = ControlConfig(
+        epoch=epoch,
+        lease_ns=plan.lease_ns,
+        # One patience for both: who waits longer for words waits longer for deeds.
+        overrun_ns=plan.lease_ns,
+        exact_wait_ns=plan.exact_wait_ns,
+    )
     return ControlLaunch(config=config, host=plan.host, record_folder=plan.record_folder)
 
 

@@ -47,10 +47,6 @@ from diptych.live.pool import create_pool, pool_pages
 from diptych.live.serve_plan import ServePlan
 from diptych.live.slot import Slot
 
-RESTART_FIRST_S = 0.1
-RESTART_LAST_S = 10.0
-STABLE_S = 5.0
-"""A process that lived so long starts its next pause from the beginning."""
 START_FAILURES_MAX = 3
 """So many deaths of one process before the fleet first served end the start."""
 RECONNECT_S = 0.05
@@ -168,7 +164,7 @@ class Supervisor:
         identity = CONTROL if slot is self._control else incarnation(slot.name, slot.epoch)
         child = Child(slot.module, identity, received=self._received, reaped=self._reaped, core=slot.core)
         slot.child = child
-        self._tell(f"{identity}: started, pid {child.pid}" + _on_core(slot.core))
+        self._tell(f"{identity}: started, pid {child.pid}{slot.place}")
 
     def _launch(self, slot: Slot) -> None:
         """Says to a child what it is and connects it with the partners that were launched before it."""
@@ -193,22 +189,22 @@ class Supervisor:
             if not worker.served:
                 child.link.send(worker_spawned(self._plan, worker.identity))
             child.link.send(process_started(self._plan, worker.identity, worker.pid))
-            self._connect(worker, child)
+            connect(worker, child, self._control.epoch)
             if worker.identity in self._given_up:
                 child.link.send(ConnectionLost(peer=worker.identity))
         door = self._door.live
         if door is not None:
-            self._connect(door, child)
+            connect(door, child, self._control.epoch)
 
     def _launch_door(self, child: Child) -> None:
         assert self._packed is not None
         launch = door_launch(self._plan, self._packed, self._pool_pages, child.identity, self._port)
         child.link.send(launch)
         for worker in self._live_workers():
-            self._connect(worker, child)
+            connect(worker, child, self._control.epoch)
         control = self._control.live
         if control is not None:
-            self._connect(child, control)
+            connect(child, control, self._control.epoch)
 
     def _launch_worker(self, child: Child) -> None:
         assert self._packed is not None
@@ -217,23 +213,16 @@ class Supervisor:
         # Peers and doors first: once control knows of the worker, either may be named to it.
         for other in self._live_workers():
             if other is not child:
-                self._connect(other, child)
+                connect(other, child, self._control.epoch)
         if self._upstream is not None:
-            self._upstream.launched(
-                child,
-                worker_spawned(self._plan, child.identity),
-                process_started(self._plan, child.identity, child.pid),
-            )
+            self._upstream.launched(child)
         door, control = self._door.live, self._control.live
         if door is not None:
-            self._connect(door, child)
+            connect(door, child, self._control.epoch)
         if control is not None:
             control.link.send(worker_spawned(self._plan, child.identity))
             control.link.send(process_started(self._plan, child.identity, child.pid))
-            self._connect(child, control)
-
-    def _connect(self, one: Child, other: Child) -> None:
-        connect(one, other, self._control.epoch)
+            connect(child, control, self._control.epoch)
 
     # ---- running ------------------------------------------------------------------------------
 
@@ -247,7 +236,7 @@ class Supervisor:
             case StartFailed(reason=reason):
                 child.failure = reason
             case FenceAsked(worker=worker, why=why):
-                self._fence(worker, why)
+                self.fence(worker, why)
             case ConnectionCut(peer=peer):
                 self._cut(child, peer)
             case _:
@@ -261,16 +250,16 @@ class Supervisor:
             self._serving = True
             self._on_served(address, port)
 
-    def _fence(self, worker: str, why: str) -> None:
+    def fence(self, worker: str, why: str) -> None:
+        """As control asks: `WorkerLost` follows when the worker is reaped."""
         for slot in self._workers.values():
             if slot.child is not None and slot.child.identity == worker:
                 self._tell(f"{worker}: killed ({why})")
                 slot.child.kill()
                 return
-        if self._hub is not None and self._hub.fence(worker, why):
-            return
-        # Reaped already, perhaps before this control plane could be told.
-        self.tell_control(WorkerLost(worker=worker))
+        if self._hub is None or not self._hub.fence(worker, why):
+            # Reaped already, perhaps before this control plane could be told.
+            self.tell_control(WorkerLost(worker=worker))
 
     def _cut(self, child: Child, peer: str) -> None:
         """A socket between two children ended. Where the peer died, its reaping says all. Where it lives,
@@ -288,7 +277,7 @@ class Supervisor:
 
     def _reconnect(self, door: Child, control: Child) -> None:
         if door.alive and control.alive and not self._stopping:
-            self._connect(door, control)
+            connect(door, control, self._control.epoch)
 
     def _reaped(self, child: Child, code: int) -> None:
         slot = self._slot_of(child)
@@ -299,16 +288,13 @@ class Supervisor:
         if self._stopping:
             self._go_on_stopping()
             return
-        if self._loop.time() - child.started_s > STABLE_S:
-            slot.failures = 0
-        slot.failures += 1
+        pause_s = slot.died(self._loop.time() - child.started_s)
         why = child.failure or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
         if self._packed is None or (
             not self._serving and (child.failure or slot.failures >= START_FAILURES_MAX)
         ):
             self._fail(f"{child.identity}: {why}")
             return
-        pause_s = min(RESTART_LAST_S, RESTART_FIRST_S * 2 ** (slot.failures - 1))
         self._tell(f"{child.identity}: gone ({why}), starts again in {pause_s:.1f} s")
         slot.restart = self._loop.call_later(pause_s, self._restart, slot)
 
@@ -325,8 +311,8 @@ class Supervisor:
         if self._upstream is None or not self._pool_pages:
             return
         workers = self._live_workers()
-        identities = tuple(worker.identity for worker in workers)
-        self.tell_control(host_stated(self._plan, self._pool_pages, identities))
+        names = tuple(worker.identity for worker in workers)
+        self.tell_control(host_stated(self._plan, self._pool_pages, names))
         for worker in workers:
             if not worker.served:
                 self.tell_control(worker_spawned(self._plan, worker.identity))
@@ -335,12 +321,9 @@ class Supervisor:
     def local_children(self) -> list[Child]:
         return [slot.live for slot in self._slots() if slot.live is not None]
 
+    @property
     def control_epoch(self) -> int:
         return self._control.epoch
-
-    def fence(self, worker: str, why: str) -> None:
-        """As control asks: `WorkerLost` follows when the worker is reaped."""
-        self._fence(worker, why)
 
     def abandon(self) -> None:
         """Ends without grace; `run` returns when every child is reaped."""
@@ -417,7 +400,3 @@ class Supervisor:
         loop.default_exception_handler(context)
         with contextlib.suppress(ProcessLookupError):
             self._fail(str(context.get("exception") or context["message"]))
-
-
-def _on_core(core: int | None) -> str:
-    return "" if core is None else f", core {core}"

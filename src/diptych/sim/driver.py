@@ -60,7 +60,6 @@ class Driver:
     def __init__(self, latency_ns: int = 0) -> None:
         """`latency_ns`: what most messages take."""
         self.now_ns = 0
-        self.events = 0
         self.parties: dict[str, Party] = {}
         self.latency_ns = latency_ns
         self._heap: list[Entry] = []
@@ -81,6 +80,11 @@ class Driver:
         """`at`, after the usual latency."""
         self._serial += 1
         self._line.append((self.now_ns + self.latency_ns, self._serial, receiver, sender, event, None))
+
+    @property
+    def events(self) -> int:
+        """How many have come in all."""
+        return self._serial - len(self._heap) - len(self._line)
 
     def stop(self) -> None:
         """After the event in hand: `run` returns. The serial makes it the first of its moment."""
@@ -103,7 +107,6 @@ class Driver:
             party = parties.get(receiver)
             if party is not None:
                 self.now_ns = at_ns
-                self.events += 1
                 party.receive(at_ns, sender, event, payload)
             elif receiver is STOP:
                 return True

@@ -141,9 +141,12 @@ template <class U, bool kStream> void transpose(const uint8_t *source, uint8_t *
     if (m.rows == 2 && m.target_step == 2 * kUnit) return zip<U, kStream>(source, target, m);
     if (m.columns == 2 && m.source_step == 2 * kUnit) return unzip<U, kStream>(source, target, m);
     int64_t rows = m.rows / kCount * kCount, columns = m.columns / kCount * kCount;
-    for (int64_t c = 0; c < columns; c += kCount)
+    for (int64_t c = 0; c < columns; c += kCount) {
+        if (c * kUnit % kLine == 0 && c * kUnit + kLine < columns * kUnit)
+            for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(source + r * m.source_step + c * kUnit + kLine);
         for (int64_t r = 0; r < rows; r += kCount)
             square<U, kStream>(source + r * m.source_step + c * kUnit, target + c * m.target_step + r * kUnit, m);
+    }
     rectangle<U>(source, target, m, rows, m.rows, 0, columns);
     rectangle<U>(source, target, m, 0, m.rows, columns, m.columns);
 }

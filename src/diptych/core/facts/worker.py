@@ -37,7 +37,7 @@ class WorkerJoined(Fact, frozen=True):
 
 
 class WorkerBeat(Fact, frozen=True):
-    """Alive, and how far: sent after a change of load and at a third of the lease when idle."""
+    """Alive, and how far: sent every now and then (`core/worker/beats.py` says when it need not be)."""
 
     worker: Incarnation
     pages_free: int

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from diptych.core.facts import Fact, WorkerSpawned
+from diptych.core.facts import Fact
 from diptych.live.child import Child
 from diptych.live.fleet_file import WorkerPlan
 from diptych.live.hosts.link import GREETING_BYTES_MAX, HostSession, read_frame
@@ -45,6 +45,7 @@ from diptych.live.hosts.words import (
     proof,
 )
 from diptych.live.launch import Connected, ExchangeLaunch, ProcessStarted
+from diptych.live.launching import process_started, worker_spawned
 from diptych.live.serve_plan import ServePlan
 from diptych.live.supervisor import Supervisor
 from diptych.wire.errors import WireError
@@ -168,7 +169,7 @@ class _Stay:
         self._session = HostSession("the hub", self._received, self._drained)
         self._channels: dict[int, Channel] = {}
         self._over = False
-        serve = ServePlan(
+        self._serve = ServePlan(
             model=plan.model or welcome.model,
             workers=plan.workers,
             host=f"{plan.name}.{welcome.session}",
@@ -179,7 +180,7 @@ class _Stay:
             fingerprint=welcome.fingerprint,
             exchange=ExchangeLaunch(address=plan.address, key=welcome.kv_key, checksums=plan.checksums),
         )
-        self._supervisor = Supervisor(serve, tell, lambda address, port: served(), upstream=self)
+        self._supervisor = Supervisor(self._serve, tell, lambda address, port: served(), upstream=self)
 
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int | None:
         """The exit code, or None where the host should join anew."""
@@ -220,9 +221,9 @@ class _Stay:
         else:
             self._session.send(Stated(message))
 
-    def launched(self, child: Child, spawned: WorkerSpawned, started: ProcessStarted) -> None:
-        self.tell(spawned)
-        self.tell(started)
+    def launched(self, child: Child) -> None:
+        self.tell(worker_spawned(self._serve, child.identity))
+        self.tell(process_started(self._serve, child.identity, child.pid))
         self._session.send(WorkerUp(child.identity))
 
     # ---- what the hub says ------------------------------------------------------------------------

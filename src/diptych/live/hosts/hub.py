@@ -67,6 +67,7 @@ class Household(Protocol):
 
     def tell_control(self, message: Fact | ProcessStarted) -> None: ...
 
+    @property
     def control_epoch(self) -> int: ...
 
 
@@ -138,7 +139,7 @@ class Hub:
         """A local process takes connections from now on."""
         if child.identity == CONTROL:
             for host in self.hosts.values():
-                host.session.send(ControlUp(self._household.control_epoch()))
+                host.session.send(ControlUp(self._household.control_epoch))
         for host in self.hosts.values():
             for worker in host.workers:
                 self._open(host, worker, child)
@@ -226,7 +227,7 @@ class Hub:
         )
         self.hosts[host.number] = host
         _write(writer, self._welcome(host.number))
-        host.session.send(ControlUp(self._household.control_epoch()))
+        host.session.send(ControlUp(self._household.control_epoch))
         self._tell(f"{host.name}: joined")
         return host
 
@@ -295,7 +296,7 @@ class Hub:
             lambda: host.session.busy,
         )
         host.channels[number] = channel
-        epoch = self._household.control_epoch() if child.identity == CONTROL else 0
+        epoch = self._household.control_epoch if child.identity == CONTROL else 0
         kind = child.module.rpartition(".")[2]
         host.session.send(Opened(number, worker, child.identity, kind, epoch))
         child.link.send(Connected(peer=worker, kind="worker", epoch=0), (theirs.fileno(),))

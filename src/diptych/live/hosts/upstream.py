@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from diptych.core.facts import Fact, WorkerSpawned
+from diptych.core.facts import Fact
 from diptych.live.child import Child
 from diptych.live.launch import ProcessStarted
 
@@ -14,6 +14,6 @@ __all__ = ["Upstream"]
 class Upstream(Protocol):
     def tell(self, message: Fact | ProcessStarted) -> None: ...
 
-    def launched(self, child: Child, spawned: WorkerSpawned, started: ProcessStarted) -> None:
+    def launched(self, child: Child) -> None:
         """A worker takes connections from now on."""
         ...

@@ -7,11 +7,12 @@ thousand a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from diptych.core.actions import Action
+from diptych.core.actions import Action, Send
 from diptych.core.config import FOREVER_NS
 from diptych.core.facts import DeadlinePassed, Fact
-from diptych.sim.driver import SPINS_MAX, Driver, Happening, Machine
+from diptych.sim.driver import SPINS_MAX, Driver, Machine
 from diptych.sim.events import Alarm, Violation
 
 Perform = Callable[[int, "TimedSeat", Action], None]
@@ -22,13 +23,14 @@ _DEADLINE = DeadlinePassed()
 
 
 class TimedSeat:
-    """One incarnation of one machine; `perform` answers each kind of action."""
+    """One incarnation of one machine; `send` and `perform` do what it asks for."""
 
     __slots__ = (
         "_alarm_ns",
         "_deadline",
         "_driver",
         "_perform",
+        "_send",
         "_spins",
         "_spun_ns",
         "_step",
@@ -39,13 +41,19 @@ class TimedSeat:
     )
 
     def __init__(
-        self, name: str, machine: Machine, driver: Driver, perform: Mapping[type[Action], Perform]
+        self,
+        name: str,
+        machine: Machine,
+        driver: Driver,
+        send: Callable[[str, str, Fact], None],
+        perform: Mapping[type[Action], Perform],
     ) -> None:
         self.name = name
         self.machine = machine
         self.alive = True
         self.watch: Watch | None = None
         self._driver = driver
+        self._send = send
         self._perform = perform
         self._step = machine.step
         self._deadline = machine.next_deadline_ns
@@ -53,19 +61,20 @@ class TimedSeat:
         self._spins = 0
         self._spun_ns = -1
 
-    def receive(self, now_ns: int, sender: str, event: Happening, payload: object) -> None:
+    def receive(self, now_ns: int, sender: str, event: Any, payload: object) -> None:
+        """A fact, or the alarm."""
         if event is _ALARM:
             if not self._due(now_ns):
                 return
             event = _DEADLINE
-        assert isinstance(event, Fact)
         actions = self._step(now_ns, event)
         if self.watch is not None:
             self.watch(now_ns, self, sender, event, actions)
-        if actions:
-            perform = self._perform
-            for action in actions:
-                perform[type(action)](now_ns, self, action)
+        for action in actions:
+            if type(action) is Send:
+                self._send(self.name, action.to, action.fact)
+            else:
+                self._perform[type(action)](now_ns, self, action)
         deadline_ns = self._deadline()
         if deadline_ns is not None and deadline_ns < self._alarm_ns:
             self._set(deadline_ns)

@@ -62,7 +62,6 @@ class TimedWorld:
         self.workers: dict[Incarnation, TimedSeat] = {}
         self.loops: dict[Incarnation, StepLoop] = {}
         self._perform: dict[type[actions.Action], Callable[..., None]] = {
-            actions.Send: self._send,
             actions.RunSteps: self._run_steps,
             actions.EndRun: self._end_run,
             actions.DropRequest: self._drop,
@@ -82,10 +81,10 @@ class TimedWorld:
         self.supervisor.begin()
 
     def _seat(self, name: str, machine: Worker | ControlPlane) -> TimedSeat:
-        perform = self._perform
-        if name != CONTROL and not self.links.latency_only:
-            perform = {**perform, actions.Send: self._send_on}
-        seat = TimedSeat(name, machine, self.driver, perform)
+        # What a worker tells another one may bring pages along.
+        plain = name == CONTROL or self.links.latency_only
+        send = self.driver.post if plain else self._send_on
+        seat = TimedSeat(name, machine, self.driver, send, self._perform)
         seat.watch = self.watch
         self.driver.parties[name] = seat
         return seat
@@ -120,16 +119,11 @@ class TimedWorld:
 
     # ---- actions ------------------------------------------------------------------------------------
 
-    def _send(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
-        self.driver.post(seat.name, action.to, action.fact)
-
-    def _send_on(self, now_ns: int, seat: TimedSeat, action: actions.Send) -> None:
-        """What a worker tells another one may bring pages along."""
-        to = action.to
+    def _send_on(self, sender: str, to: str, fact: Fact) -> None:
         if to in self.workers:
-            self.links.send(seat.name, to, action.fact)
+            self.links.send(sender, to, fact)
         else:
-            self.driver.post(seat.name, to, action.fact)
+            self.driver.post(sender, to, fact)
 
     def _run_steps(self, now_ns: int, seat: TimedSeat, action: actions.RunSteps) -> None:
         loop = self.loops[seat.name]

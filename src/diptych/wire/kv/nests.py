@@ -87,7 +87,7 @@ class Work:
         for layer in range(layers) if split_layers else (0,):
             looped = 1 if split_layers else layers
             if self.casts:
-                yield from (self._cast(layer, looped, kv) for kv in (0, 1))
+                yield from _merged_casts([self._cast(layer, looped, kv) for kv in (0, 1)])
                 continue
             yield from _merged([self._plain(layer, looped, kv, *self.places[kv]) for kv in (0, 1)])
             scales = self.scale_places
@@ -168,15 +168,41 @@ class Work:
         return tuple(start + where.offset("token", token) for token in chunks)
 
 
+def _steps(key: Nest, value: Nest) -> tuple[Loop, tuple[int, int]] | None:
+    """The loop over K and V, and its scales' strides, where V is everywhere as far from K."""
+    pairs = [
+        (getattr(getattr(key, side), name), getattr(getattr(value, side), name))
+        for name in ("offsets", "scale_offsets")
+        for side in ("source", "target")
+    ]
+    steps = [{v - k for k, v in zip(*pair, strict=True)} or {0} for pair in pairs]
+    regions = (key.source.region, key.target.region) == (value.source.region, value.target.region)
+    if not regions or key.loops != value.loops or any(len(found) > 1 for found in steps):
+        return None
+    source, target, source_scale, target_scale = (found.pop() for found in steps)
+    return Loop(2, source, target), (source_scale, target_scale)
+
+
+def _merged_casts(nests: list[Nest]) -> list[Nest]:
+    """One nest for K and V where both are the same casts of the same rows."""
+    key, value = nests
+    both = _steps(key, value)
+    alike = (key.cast, key.source.row_bytes, key.target.row_bytes) == (
+        value.cast,
+        value.source.row_bytes,
+        value.target.row_bytes,
+    )
+    if both is None or key.cast is None or not alike:
+        return nests
+    loop, scale_strides = both
+    cast = msgspec.structs.replace(key.cast, scale_strides=(*key.cast.scale_strides, scale_strides))
+    return [msgspec.structs.replace(key, loops=(*key.loops, loop), cast=cast)]
+
+
 def _merged(nests: list[Nest]) -> Iterator[Nest]:
     """K's nest and V's, or one for both where their loops are equal; in the fewest loops and longest runs."""
-    key, value = nests
-    source_steps = {v - k for k, v in zip(key.source.offsets, value.source.offsets, strict=True)}
-    target_steps = {v - k for k, v in zip(key.target.offsets, value.target.offsets, strict=True)}
-    regions = (key.source.region, key.target.region) == (value.source.region, value.target.region)
-    if regions and key.loops == value.loops and len(source_steps) == len(target_steps) == 1:
-        both = Loop(2, source_steps.pop(), target_steps.pop())
-        nests = [msgspec.structs.replace(key, loops=(*key.loops, both))]
+    if (both := _steps(*nests)) is not None:
+        nests = [msgspec.structs.replace(nests[0], loops=(*nests[0].loops, both[0]))]
     for nest in nests:
         loops, run_bytes = join(nest.loops), nest.run_bytes
         if loops and loops[-1].source_stride == loops[-1].target_stride == run_bytes:
