@@ -27,7 +27,9 @@ class Agent:
     def __init__(self, port: int, token: Path, *arguments: str, name: str = "east") -> None:
         self.lines: list[str] = []
         command = [sys.executable, "-m", "diptych.cli", "worker", "--join", f"127.0.0.1:{port}"]
-        command += ["--token-file", str(token), "--name", name, "--engine", "scripted:narrow", *arguments]
+        command += ["--token-file", str(token), "--name", name, "--engine", "scripted:narrow"]
+        # Prompts are dear there, so that they are computed on the other host.
+        command += ["--option", "prompt_token_ns=2000000", *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.pid = self._process.pid
         threading.Thread(target=self._read, daemon=True).start()
@@ -153,7 +155,9 @@ def test_a_host_that_dies_in_a_stream_is_missed_and_welcome_again(token: Path, a
         broken.wait_for_chunks(10)
         below = descendants(agents[0].pid)
         os.kill(agents[0].pid, signal.SIGKILL)
-        assert broken.result().usage == undisturbed.usage
+        assert undisturbed.usage is not None
+        assert broken.result().usage is not None
+        assert broken.usage["completion_tokens"] == undisturbed.usage["completion_tokens"] == 60
         eventually(lambda: not any(map(is_alive, below)), "the agent's workers end with it")
         agents.append(Agent(port, token, *SLOW))
         running.wait_all_ready(2)

@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the engine, as in a fleet file",
+        help="of the engine",
     )
     parser.add_argument("--no-checksums", action="store_true", help="do not check pages that come over")
 

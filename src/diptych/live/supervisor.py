@@ -47,12 +47,10 @@ from diptych.live.pool import create_pool, pool_pages
 from diptych.live.serve_plan import ServePlan
 from diptych.live.slot import Slot
 
-START_FAILURES_MAX = 3
-"""So many deaths of one process before the fleet first served end the start."""
+START_FAILURES_MAX = 3  # So many deaths of one process before the fleet first served end the start.
 RECONNECT_S = 0.05
 """A dying process may lose its sockets this long before it can be reaped."""
-CUT_S = 2.0
-"""How long a child may take to end after it was asked to, beyond the grace."""
+CUT_S = 2.0  # How long a child may take to end after it was asked to, beyond the grace.
 DOOR = "door-0"
 
 
@@ -81,12 +79,11 @@ class Supervisor:
         """Workers that live and that a connection broke off from; control has them killed."""
         self._packer: Child | None = None
         self._packed: Packed | None = None
-        self._memory: list[int] = []
-        """Descriptors of what the packer made: token table and weights."""
+        self._memory: list[int] = []  # Descriptors of token table and weights.
         self._pool = -1
         self._pool_pages = 0
+        # Once a door has listened, its successors listen there too, also where any port would do.
         self._port = plan.port
-        """Once a door has listened, its successors listen there too, also where any port would do."""
         self._serving = False
         self._stopping = False
         self._code = 0

@@ -67,9 +67,7 @@ from diptych.live.steploop.stepper import Stepper
 from diptych.live.token_table import TokenTable
 from diptych.models.errors import ModelError
 from diptych.transport.interface import Region, Transport
-from diptych.transport.pairing import announcement_of, pairing_with
 from diptych.transport.shared_memory import copy_in_huge_pages, map_pool, map_read_only
-from diptych.transport.tcp import ReaderOptions, TcpTransport
 from diptych.wire.messages import Message, Told
 
 log = logging.getLogger(__name__)
@@ -243,6 +241,10 @@ def _start(
 
 
 def _transport(launch: WorkerLaunch, engine: Engine, pool: memoryview) -> Transport:
+    # A worker that exchanges nothing neither loads nor waits for what that takes.
+    from diptych.transport.pairing import announcement_of, pairing_with
+    from diptych.transport.tcp import ReaderOptions, TcpTransport
+
     exchange = launch.exchange
     assert exchange is not None
     kv_format = engine.kv_format
