@@ -37,7 +37,7 @@ def slowdown(bench: Bench, cores: Sequence[int]) -> float:
         os.sched_setaffinity(0, before)
     # The shortest of each: what else the machine does lengthens some of them, on either side.
     fast, slow = ([min(taken) for taken in zip(*rounds, strict=True)] for rounds in (alone, beside))
-    ratios = [late / early for late, early in zip(slow, fast, strict=True)]
+    ratios: list[float] = [late / early for late, early in zip(slow, fast, strict=True)]
     return max(1.0, statistics.median(ratios))
 
 
