@@ -89,7 +89,7 @@ sim: $(BUILT) ## SEEDS random fleets with faults, all checkers on, on all cores;
 soak: $(BUILT) ## the same until REQUESTS requests were simulated; takes minutes to half an hour
 	$(DEV)/python -m diptych.sim --requests $(REQUESTS) --first 100000 $(ARGS)
 
-explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N)
+explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N, --jobs N)
 	$(DEV)/python -m diptych.sim.explorer $(ARGS)
 
 chaos: $(BUILT) ## attacks on live fleets, 25 minutes or more (ARGS: --times 1, --only WORDS, --scripted)

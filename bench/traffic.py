@@ -83,12 +83,15 @@ def request_of(ask: Ask, wording: Wording) -> bytes:
 
 
 class Line(asyncio.Protocol):
-    """One connection; `ended` hears of every complete answer."""
+    """One connection; `ended` hears of every complete answer, `lost` once of its end."""
 
     def __init__(self, ended: Callable[[Line], None], lost: Callable[[Line], None]) -> None:
         self.ask: Ask | None = None
+        self.data = b""
+        """The request that is being answered."""
         self.sent_ns = 0
         self.received: list[tuple[int, bytes]] = []
+        self._tail = b""
         self._ended = ended
         self._lost = lost
         self._transport: asyncio.Transport | None = None
@@ -99,21 +102,18 @@ class Line(asyncio.Protocol):
 
     def send(self, ask: Ask, data: bytes) -> None:
         assert self._transport is not None
-        self.ask, self.received = ask, []
+        self.ask, self.data, self.received, self._tail = ask, data, [], b""
         self.sent_ns = time.monotonic_ns()
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self.received.append((time.monotonic_ns(), data))
-        tail = data
-        if len(data) < len(_END) and len(self.received) > 1:
-            tail = self.received[-2][1] + data
-        if tail.endswith(_END):
+        self._tail = (self._tail + data)[-len(_END) :]
+        if self._tail == _END:
             self._ended(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.ask is not None:
-            self._lost(self)
+        self._lost(self)
 
     def close(self) -> None:
         self.ask = None
@@ -138,6 +138,7 @@ class Traffic:
         self._free: list[Line] = []
         self._raw: list[tuple[Ask, int, int, list[tuple[int, bytes]]]] = []
         self._waiting = 0
+        self._watched = -1
         self._base_ns = 0
         self._over: asyncio.Future[None] | None = None
 
@@ -153,10 +154,11 @@ class Traffic:
         self._waiting = len(asks)
         for ask, body in zip(asks, bodies, strict=True):
             loop.call_at(start_s + ask.at_ns / 1e9, self._start, ask, body)
+        self._watch()
         try:
             await self._over
         finally:
-            for line in self._free:
+            for line in list(self._free):
                 line.close()
         return [self._trip(*raw) for raw in self._raw]
 
@@ -195,8 +197,25 @@ class Traffic:
             self._over.set_result(None)
 
     def _lost(self, line: Line) -> None:
-        assert line.ask is not None
-        self._fail(RuntimeError(f"{line.ask.request}: the connection was lost"))
+        """A server ends connections that nobody uses, perhaps at the very moment when one is used again."""
+        if line in self._free:
+            self._free.remove(line)
+        if line.ask is None:
+            return
+        if line.received:
+            self._fail(RuntimeError(f"{line.ask.request}: the connection was lost"))
+        else:
+            self._start(line.ask, line.data)
+
+    def _watch(self) -> None:
+        """Ends a run in which nothing ends any more."""
+        if self._over is None or self._over.done():
+            return
+        if len(self._raw) == self._watched:
+            waited = f"no answer has ended for {ANSWER_LIMIT_S:g} s, {self._waiting} are missing"
+            self._fail(RuntimeError(waited))
+        self._watched = len(self._raw)
+        asyncio.get_running_loop().call_later(ANSWER_LIMIT_S, self._watch)
 
     def _fail(self, error: RuntimeError) -> None:
         if self._over is not None and not self._over.done():

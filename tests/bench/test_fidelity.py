@@ -28,6 +28,10 @@ class Server:
         self.port = 0
         self.cut = False
         """Answers with one token too few."""
+        self.single = False
+        """Ends every connection behind its first answer."""
+        self.deaf = False
+        """Never answers."""
 
     async def serve(self) -> asyncio.Server:
         server = await asyncio.start_server(self._client, "127.0.0.1", 0)
@@ -40,6 +44,8 @@ class Server:
             body = json.loads(await reader.readexactly(int(length[16:])))
             self.came_s.append(asyncio.get_running_loop().time())
             self.bodies.append(body)
+            if self.deaf:
+                continue
             writer.write(b"HTTP/1.1 200 OK\r\nX-Request-Id: id-%d\r\n\r\n" % len(self.bodies))
             count = body["max_tokens"] - self.cut
             events = [{"choices": [{"text": "a"}]} for _ in range(count)]
@@ -49,7 +55,12 @@ class Server:
                 writer.write(b"%x\r\n%s\r\n" % (len(text), text))
                 await writer.drain()
                 await asyncio.sleep(0.001)
-            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.001)
+            writer.write(b"\r\n")
+            if self.single:
+                break
         writer.close()
 
     async def _head(self, reader: asyncio.StreamReader) -> bytes:
@@ -113,6 +124,21 @@ def test_a_closed_loop_asks_for_the_same_lengths_as_simulated(bench: Bench) -> N
         (ask.request, ask.text.tokens, ask.tokens_max) for ask in asks
     }
     assert len(trips) == 10
+
+
+def test_connections_that_the_server_ends_are_not_used_again(bench: Bench) -> None:
+    server = Server()
+    server.single = True
+    assert len(sent(bench, f"closed:clients=2,think=0.01,requests=20,{SHAPE}", server)) == 20
+    assert len(server.bodies) >= 20
+
+
+def test_a_fleet_that_does_not_answer_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench("traffic"), "ANSWER_LIMIT_S", 0.2)
+    server = Server()
+    server.deaf = True
+    with pytest.raises(RuntimeError, match=r"no answer has ended for 0.2 s, 3 are missing"):
+        sent(bench, f"poisson:rate=100,requests=3,{SHAPE}", server)
 
 
 def test_what_texts_share_their_prompts_share_and_nothing_else(bench: Bench) -> None:

@@ -107,7 +107,7 @@ CONTROL_MUTANTS = (
         REQUESTS,
         '        self._end(request, "deadline", "deadline")\n',
         "        return\n",
-        seed="random-3",
+        seed="mixed-3",
     ),
     Mutant(
         "the line has no limit",

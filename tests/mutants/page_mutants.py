@@ -163,14 +163,14 @@ PAGE_MUTANTS = (
         TREE,
         "if child.numerics == numerics:",
         "if child.numerics:",
-        seed="random-30",
+        seed="mixed-30",
     ),
     Mutant(
         "a page stands for one of other numerics",
         TREE,
         "if candidate.numerics == numerics:",
         "if candidate.numerics:",
-        seed="random-14",
+        seed="mixed-14",
     ),
     Mutant(
         "a match runs on where the numerics change",

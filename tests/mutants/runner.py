@@ -1,4 +1,4 @@
-"""The process of one mutant. `runner.py FOLDER seeds handoff-1 random-1 ...` runs scenarios under all
+"""The process of one mutant. `runner.py FOLDER seeds handoff-1 mixed-1 ...` runs scenarios under all
 checkers, `runner.py FOLDER tests tests/core ...` runs tests, with the package that lies in FOLDER.
 
 Ends with 1 when a seed or a test fails, after the first; with 0 when none does.
@@ -24,20 +24,13 @@ assert diptych.__file__.startswith(folder), "not the mutant's package"
 
 def run_seeds(names: list[str]) -> int:
     from diptych.sim.run import Failed, simulate
-    from diptych.sim.seeds.handoff import handoff_scenario
-    from diptych.sim.seeds.hosts import hosts_scenario
-    from diptych.sim.seeds.mixed import random_scenario
+    from diptych.sim.seeds import scenario
 
-    makers = {"random": random_scenario, "handoff": handoff_scenario, "hosts": hosts_scenario}
     for name in names:
-        maker, _, number = name.partition("-")
         try:
-            simulate(makers[maker](int(number)))
+            simulate(scenario(name))
         except Failed as failure:
             print(f"caught by {name}: {failure.reason}".replace("\n", " "))
-            return 1
-        except (AttributeError, RuntimeError, ArithmeticError) as error:
-            print(f"caught by {name}: {type(error).__name__}: {error}".replace("\n", " "))
             return 1
     return 0
 

@@ -15,12 +15,15 @@ from mutant import PACKAGE, Mutant
 
 ROOT = PACKAGE.parents[1]
 RUNNER = Path(__file__).with_name("runner.py")
+KINDS = ("handoff", "mixed", "hosts", "network", "strain")
+"""Scenarios of the simulator that are asked in turn."""
 TESTS = (
     "tests/core",
     "tests/wire",
     "tests/sim/test_checkers.py",
     "tests/sim/test_pressure.py",
     "tests/sim/test_field_failures.py",
+    "tests/live/test_driver.py",
 )
 """What is asked after the seeds; the tests that compare whole traces are not: any change fails those."""
 LIMIT_SECONDS = 400.0
@@ -67,7 +70,7 @@ def _all_but_python(folder: str, names: list[str]) -> set[str]:
 
 
 def _by_seed(mutant: Mutant | None, folder: str, sound: Path, seeds: int) -> Verdict | None:
-    names = [f"{kind}-{number}" for number in range(seeds) for kind in ("handoff", "random")]
+    names = [f"{kind}-{number}" for number in range(seeds) for kind in KINDS]
     if mutant is not None and mutant.seed is not None:
         names.insert(0, mutant.seed)
     if not names:

@@ -84,6 +84,22 @@ def test_a_worker_that_stood_still_with_control_may_not() -> None:
         fenced(world, checkers, "w-0@1")
 
 
+# ---- control that is soon back ----
+
+
+@pytest.mark.parametrize("absent_ms", [0, 1, 3, 30])
+def test_news_of_a_new_control_may_overtake_news_of_the_old_ones_end(absent_ms: int) -> None:
+    """Sockets keep the order of one control's words, and of no two; a new one takes the old one's place."""
+    faults = tuple(
+        Fault(at_ns=at_ms * MS, kind="kill", target="control", duration_ns=absent_ms * MS)
+        for at_ms in (52, 60, 61, 90)
+    )
+    for seed in range(4):
+        outcome = simulate(scenario(*faults, seed=seed, jitter_ns=20 * MS))
+        assert (outcome.whole, outcome.failures) == (1, {})
+        assert outcome.faults["control restart with a new epoch"].effective >= 2
+
+
 # ---- books ----------------------------------------------------------------------------------------
 
 

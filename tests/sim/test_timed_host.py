@@ -7,8 +7,10 @@ import pytest
 
 from diptych.core.actions import RunSteps
 from diptych.core.config import ControlConfig
-from diptych.sim.costs.file import HostCosts, LinkCosts
+from diptych.live.fleet_file import FleetFile, WorkerGroup
+from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts
 from diptych.sim.costs.model import PS_PER_NS, ConstantCosts
+from diptych.sim.fleet import Limits, plan_fleet
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
 from diptych.sim.timed.meter import Served
 from diptych.sim.timed.replay import Plan, replay
@@ -118,6 +120,21 @@ def test_a_run_bends_where_its_pace_changes() -> None:
     assert run.set_pace(35, FULL_SPEED)
     assert [run.border_ns(step) for step in (1, 2, 3, 4)] == [10, 25, 40, 50]
     assert [run.borders_passed(now) for now in (9, 10, 24, 25, 39, 40, 50)] == [0, 1, 1, 2, 2, 3, 4]
+
+
+def test_workers_that_compute_are_dealt_out_over_the_cores_of_the_cost_file() -> None:
+    groups = (
+        WorkerGroup(role="prefill", engine="native", count=2),
+        WorkerGroup(role="decode", engine="native"),
+        WorkerGroup(role="decode", engine="torch", format="bf16", name="gpu", options={"device": "cuda"}),
+    )
+    costs = CostFile(workers={"*": COSTS}, host=HostCosts(cores=2))
+    made = plan_fleet(FleetFile(), groups, costs, Limits())
+    assert made.cores == {"prefill-0": 0, "prefill-1": 1, "decode-0": 0, "gpu-0": None}
+    apart = plan_fleet(FleetFile(), groups, CostFile(workers={"*": COSTS}), Limits())
+    assert set(apart.cores.values()) == {None}
+    scripted = plan_fleet(FleetFile(), (WorkerGroup(role="both", engine="scripted"),), costs, Limits())
+    assert scripted.cores == {"both-0": None}
 
 
 def test_an_unknown_host_changes_nothing() -> None:

@@ -99,9 +99,14 @@ def plan_fleet(file: FleetFile, groups: Sequence[WorkerGroup], costs: CostFile, 
         costs=found,
         link=costs.link,
         host=costs.host,
-        cores={worker.name: worker.core for worker in live},
+        cores={worker.name: _core(worker) for worker in live},
         page_bytes=page_bytes,
     )
+
+
+def _core(worker: LiveWorker) -> int | None:
+    """Where it computes; None for one that sleeps, or computes elsewhere (an accelerator)."""
+    return worker.core if worker.options.get("device", "cpu") == "cpu" else None
 
 
 def _costs(worker: LiveWorker, costs: CostFile) -> StepCosts:

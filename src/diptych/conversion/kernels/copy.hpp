@@ -223,6 +223,8 @@ constexpr size_t kLoopsMax = 40;
 void copy_nest(const Loop *loops, size_t count, int64_t run_bytes, const uint8_t *source, uint8_t *target,
                bool stream) {
     Loop own[kLoopsMax] = {};
+    while (count && loops[count - 1].source == run_bytes && loops[count - 1].target == run_bytes)
+        run_bytes *= loops[--count].extent;
     if (count == 0) own[count++] = {1, run_bytes, run_bytes};
     else std::copy(loops, loops + count, own);
     const Loop last = own[count - 1];

@@ -26,14 +26,18 @@ def slowdown(bench: Bench, cores: Sequence[int]) -> float:
     os.sched_setaffinity(0, {cores[0]})
     try:
         with _others(bench, cores[1:]) as others:
-            ratios: list[float] = []
+            alone: list[tuple[int, ...]] = []
+            beside: list[tuple[int, ...]] = []
             for _ in range(_ROUNDS):
                 _signal(others, signal.SIGSTOP)
-                alone = _steps_ns(bench)
+                alone.append(_steps_ns(bench))
                 _signal(others, signal.SIGCONT)
-                ratios += [both / one for both, one in zip(_steps_ns(bench), alone, strict=True)]
+                beside.append(_steps_ns(bench))
     finally:
         os.sched_setaffinity(0, before)
+    # The shortest of each: what else the machine does lengthens some of them, on either side.
+    fast, slow = ([min(taken) for taken in zip(*rounds, strict=True)] for rounds in (alone, beside))
+    ratios: list[float] = [late / early for late, early in zip(slow, fast, strict=True)]
     return max(1.0, statistics.median(ratios))
 
 

@@ -159,10 +159,17 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     ),
     Configuration(
         name="two-targets",
+        about="1 request on 1P+2D, by every route, and the client may leave",
+        scenario=_scenario((P, D, D1), (ONE,)),
+        budgets=Budgets(leavers=1),
+    ),
+    Configuration(
+        name="drain",
         about="1 request on 1P+2D, one worker dies and stays dead: the stream drains and goes on elsewhere",
         scenario=_scenario((P, D, D1), (ONE,)),
-        budgets=Budgets(deaths=1),
+        budgets=Budgets(deaths=1, leavers=1),
         restart=False,
+        choices=False,
     ),
     Configuration(
         name="two-deaths",
