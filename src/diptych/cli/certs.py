@@ -19,7 +19,12 @@ DAYS = 825
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("certs", help="certificates for a fleet's hosts", description=_DESCRIPTION)
+    parser = subparsers.add_parser(
+        "certs",
+        help="certificates for a fleet's hosts",
+        description=_DESCRIPTION,
+        epilog="exit codes: 0 written, 1 could not be written, 2 wrong usage",
+    )
     parser.add_argument("folder", type=Path, help="where they are written")
     parser.add_argument("host", nargs="+", help="names of hosts; the one that serves is host-0")
     parser.add_argument("--days", type=int, default=DAYS, help=f"how long they are good for ({DAYS})")
