@@ -18,6 +18,7 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
         "system",
         "processor",
         "native kernels",
+        "page conversion",
         "core",
         "memory",
         "huge pages",

@@ -74,6 +74,16 @@ def test_what_cannot_execute_says_so() -> None:
     assert Conversion(copy, executor="numpy").isa == "numpy"
 
 
+def test_without_compiled_kernels_the_model_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diptych.conversion.execution.kernels", None)
+    assert instruction_sets() == []
+    copy = plan(SMALL, LARGE)
+    assert isinstance(copy, Copy)
+    assert Conversion(copy).isa == "numpy"
+    with pytest.raises(ValueError, match="executor: 'native' was not compiled here"):
+        Conversion(copy, executor="native")
+
+
 def test_no_pages_are_no_work() -> None:
     target = np.zeros(LARGE.page_bytes, np.uint8)
     conversion(SMALL, LARGE, "plain").run(random_pool(SMALL, 1, 1), [], target, [])

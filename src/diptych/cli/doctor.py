@@ -90,6 +90,7 @@ def examine() -> list[Check]:
         _system,
         _processor,
         _kernels,
+        _conversion,
         _core,
         _memory,
         _shared_memory,
@@ -145,6 +146,21 @@ def _kernels() -> Check:
     forced = os.environ.get("DIPTYCH_ISA")
     found = f"instruction set {kernels.default_variant()}"
     return Check(name="native kernels", state="ok", found=found + (" (DIPTYCH_ISA is set)" if forced else ""))
+
+
+def _conversion() -> Check:
+    from diptych.conversion import instruction_sets
+    from diptych.wire.kv import VERSIONS
+
+    versions = f"records of version {', '.join(map(str, VERSIONS))}"
+    if not instruction_sets():
+        return Check(
+            name="page conversion",
+            state="note",
+            found=f"{versions}; not compiled, NumPy converts, slowly",
+            remedy="pip install . with g++ present (apt install g++)",
+        )
+    return Check(name="page conversion", state="ok", found=f"{versions}; {' '.join(instruction_sets())}")
 
 
 def _core() -> Check:

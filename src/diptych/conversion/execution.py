@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diptych.conversion import _conversion, model
+from diptych.conversion import model
 from diptych.wire.kv import Copy, Group
 from diptych.wire.kv.nests import Nest, Side
+
+if TYPE_CHECKING:
+    from diptych.conversion import _conversion
+
+try:
+    from diptych.conversion import _conversion as kernels
+except ImportError:  # not compiled: the model does the work, slowly
+    kernels = None  # type: ignore[assignment]
 
 __all__ = ["EXECUTORS", "Conversion", "Pool", "instruction_sets"]
 
@@ -28,24 +36,28 @@ PageIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 def instruction_sets() -> list[str]:
-    """Those that this CPU and build can convert with, the best first."""
-    return _conversion.runnable_isas()
+    """Those that this CPU and build can convert with, the best first; none where nothing was compiled."""
+    return [] if kernels is None else kernels.runnable_isas()
 
 
 class Conversion:
     """One plan, ready to run: made once for a pair of formats, run for each handoff, in any thread.
 
     `isa` forces an instruction set, as the environment variable DIPTYCH_ISA does; `executor` is `native`,
-    or `numpy` for the model. Raises `ValueError` where they are none that can be had.
+    or `numpy` for the model, which is what runs by default where the kernels were not compiled. Raises
+    `ValueError` where they are none that can be had.
     """
 
-    def __init__(self, copy: Copy, *, isa: str | None = None, executor: str = "native") -> None:
-        if executor not in EXECUTORS:
-            raise ValueError(f"executor: {executor!r} is none of {', '.join(EXECUTORS)}")
+    def __init__(self, copy: Copy, *, isa: str | None = None, executor: str | None = None) -> None:
+        wanted = executor or ("native" if kernels is not None else "numpy")
+        if wanted not in EXECUTORS:
+            raise ValueError(f"executor: {wanted!r} is none of {', '.join(EXECUTORS)}")
         self.copy = copy
         self._native: _conversion.Converter | None = None
-        if executor == "native":
-            self._native = _conversion.Converter(
+        if wanted == "native":
+            if kernels is None:
+                raise ValueError("executor: 'native' was not compiled here")
+            self._native = kernels.Converter(
                 [_nest(nest) for nest in copy.nests],
                 copy.source.dtype,
                 copy.target.dtype,

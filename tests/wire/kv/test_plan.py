@@ -94,6 +94,11 @@ REFUSALS: dict[str, tuple[KvFormat, KvFormat, str]] = {
         shard(HND, 1, 2),
         "group.heads: source has 2 from 0, target 2 from 2: none in common",
     ),
+    "page sizes": (
+        nhd(**GEOMETRY, page_tokens=8191),
+        HND,
+        "group.page_tokens: pages of 8191 and 64 tokens have only 1 in common",
+    ),
     "layout": (
         cut(2),
         cut(3),

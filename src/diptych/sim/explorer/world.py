@@ -78,7 +78,8 @@ class World:
         self.hung_up = False
         """Control died, with all that was on the way to it."""
         self.choices = Choices()
-        lives = 2 + configuration.budgets.deaths + configuration.budgets.suspicions
+        budgets = configuration.budgets
+        lives = 2 + budgets.deaths + budgets.suspicions + budgets.expiries + budgets.stalls
         self._everybody = [incarnation(name, life + 1) for life in range(lives) for name in self.plans]
         """All incarnations that there can be, and more."""
         self._asked_after = ""

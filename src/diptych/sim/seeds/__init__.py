@@ -11,6 +11,8 @@ from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.seeds.network import network_scenario
 from diptych.sim.seeds.strain import strain_scenario
 
+__all__ = ["MAKERS", "ROUND", "scenario"]
+
 MAKERS: dict[str, Callable[[int], Scenario]] = {
     "mixed": random_scenario,
     "handoff": handoff_scenario,

@@ -20,6 +20,9 @@ from diptych.wire.kv.record import SCALE_BYTES, Group, KvFormat
 
 __all__ = ["Copy", "Cost", "Refusal", "Same", "plan", "plan_shards"]
 
+CHUNKS_MAX = 4096
+"""Chunks of one page: a peer's record shall not make a plan large."""
+
 
 class Same(msgspec.Struct, frozen=True):
     """Pages may be shared, or moved as they are."""
@@ -144,9 +147,12 @@ def _token_bytes(group: Group) -> float:
     return group.page_bytes / group.page_tokens
 
 
-def _copy(source: Group, target: Group, side: str, rates: Rates) -> Copy:
+def _copy(source: Group, target: Group, side: str, rates: Rates) -> Copy | Refusal:
     first, end = _shared_heads(source, target)
     work = Work(source, target, first, end - first)
+    if max(source.page_tokens, target.page_tokens) // work.chunk_tokens > CHUNKS_MAX:
+        why = f"pages of {source.page_tokens} and {target.page_tokens} tokens have only {work.chunk_tokens} in common"
+        return Refusal("group.page_tokens", why)
     nests = tuple(work.nests())
     elements = 2 * source.layers * (end - first) * source.head_dim
     vectors = elements // source.head_dim

@@ -16,6 +16,7 @@ using namespace explorer;
 namespace {
 
 using Pairs = std::vector<std::pair<std::uint32_t, std::uint32_t>>;
+using Steps = std::vector<std::tuple<std::uint32_t, std::int64_t, Pairs>>;
 
 class Graph {
 public:
@@ -24,7 +25,8 @@ public:
         : search_(tables_, {[this](std::uint32_t event, std::uint32_t message) {
                                 return nb::cast<Words>(machines_.attr("touched")(event, place(message)));
                             },
-                            [this](std::uint32_t event, std::uint32_t message, const Words& slots, const Words& cells) {
+                            [this](std::uint32_t event, std::uint32_t message, const Words& slots,
+                                   const Words& cells) {
                                 return effect(machines_.attr("perform")(event, place(message), slots, cells));
                             },
                             [this](const Words& cells) {
@@ -61,7 +63,8 @@ public:
         return static_cast<std::uint32_t>(tables_.cells.size() - 1);
     }
 
-    void set_prospects(std::uint32_t number, Words moves, const Pairs& faults, bool waits, std::uint32_t attempts) {
+    void set_prospects(std::uint32_t number, Words moves, const Pairs& faults, bool waits,
+                       std::uint32_t attempts) {
         Cell& cell = tables_.cells.at(number);
         cell.moves = std::move(moves);
         cell.faults.clear();
@@ -129,11 +132,10 @@ public:
     }
 
     // (event, message delivered, what was sent) of each step of a path.
-    std::vector<std::tuple<std::uint32_t, std::int64_t, Pairs>> retrace(nb::handle machines, const Words& words,
-                                                                          const Pairs& path) {
+    Steps retrace(nb::handle machines, const Words& words, const Pairs& path) {
         machines_ = machines;
         State state = State::decode(words.data(), words.size());
-        std::vector<std::tuple<std::uint32_t, std::int64_t, Pairs>> steps;
+        Steps steps;
         for (auto [event, which] : path) {
             if (event == NONE) break;
             steps.emplace_back(event, place(search_.message(state, event)), Pairs{});
@@ -163,7 +165,9 @@ public:
     std::size_t effects() const { return tables_.effects.size(); }
 
 private:
-    static std::int64_t place(std::uint32_t number) { return number == NONE ? -1 : static_cast<std::int64_t>(number); }
+    static std::int64_t place(std::uint32_t number) {
+        return number == NONE ? -1 : static_cast<std::int64_t>(number);
+    }
 
     // Either what broke, or a list of (parts, died, sent, hangs_up).
     static Effect effect(nb::object told) {
@@ -172,7 +176,8 @@ private:
             effect.broken = nb::cast<std::string>(told);
             return effect;
         }
-        for (auto& [parts, died, sent, hangs_up] : nb::cast<std::vector<std::tuple<Pairs, Words, Pairs, bool>>>(told)) {
+        using Told = std::tuple<Pairs, Words, Pairs, bool>;
+        for (auto& [parts, died, sent, hangs_up] : nb::cast<std::vector<Told>>(told)) {
             Outcome outcome;
             outcome.parts = parts;
             outcome.died = died;

@@ -75,7 +75,8 @@ const Effect& Search::effect(const State& state, std::uint32_t event) {
     if (found == tables_.touched.end())
         found = tables_.touched.emplace(name, machines_.touched(event, delivered)).first;
     Words cells, key{event, delivered};
-    for (std::uint32_t slot : found->second) cells.push_back(slot < state.cells.size() ? state.cells[slot] : 0);
+    for (std::uint32_t slot : found->second)
+        cells.push_back(slot < state.cells.size() ? state.cells[slot] : 0);
     key.insert(key.end(), cells.begin(), cells.end());
     auto known = tables_.effect_of.find(key);
     if (known == tables_.effect_of.end()) {

@@ -17,7 +17,8 @@ using Step = std::pair<std::uint32_t, std::uint32_t>;  // (event, which of its o
 // What only the real machines know.
 struct Machines {
     std::function<Words(std::uint32_t event, std::uint32_t message)> touched;
-    std::function<Effect(std::uint32_t event, std::uint32_t message, const Words& slots, const Words& cells)> perform;
+    std::function<Effect(std::uint32_t event, std::uint32_t message, const Words& slots, const Words& cells)>
+        perform;
     std::function<std::string(const Words& cells)> quiet;  // what is broken, or ""
 };
 
