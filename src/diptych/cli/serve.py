@@ -82,6 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     hosts.add_argument("--listen", metavar="HOST:PORT", help="let workers of other machines join here")
     hosts.add_argument("--token-file", type=Path, help="file with the token that they must have")
     hosts.add_argument("--certs", type=Path, help="folder of `diptych certs`; needed beyond the loopback")
+    hosts.add_argument("--kv-plain", action="store_true", help="pages go without TLS: readable on the way")
     time_ = parser.add_argument_group("time")
     time_.add_argument("--lease", type=float, metavar="S", help="silence after which a worker is killed (3)")
     time_.add_argument("--grace", type=float, metavar="S", help="time for open streams after SIGTERM (10)")
@@ -165,7 +166,13 @@ def _listening(arguments: argparse.Namespace) -> tuple[ListenPlan | None, Exchan
     if arguments.certs is not None:
         server_context(arguments.certs, "host-0")
     listen = ListenPlan(address=address, port=port, token=read_token(arguments.token_file), certs=certs)
-    return listen, ExchangeLaunch(address=address, key=secrets.token_bytes(32))
+    exchange = ExchangeLaunch(
+        address=address,
+        key=secrets.token_bytes(32),
+        certs=None if arguments.kv_plain else certs,
+        certificate="host-0",
+    )
+    return listen, exchange
 
 
 def _groups(arguments: argparse.Namespace, file: FleetFile, cores: list[int]) -> tuple[WorkerGroup, ...]:

@@ -56,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=VALUE",
         help="of the engine",
     )
+    parser.add_argument("--kv-plain", action="store_true", help="pages go without TLS (as serve)")
     parser.add_argument("--no-checksums", action="store_true", help="do not check pages that come over")
 
 
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             address=arguments.address,
             certs=None if arguments.certs is None else str(arguments.certs),
             checksums=not arguments.no_checksums,
+            kv_plain=arguments.kv_plain,
         )
     except (FleetError, HostsError) as error:
         console.print(f"[bold red]diptych worker:[/] {error}", markup=True)

@@ -61,6 +61,11 @@ class ExchangeLaunch(msgspec.Struct, frozen=True, kw_only=True):
     checksums: bool = True
     streams: int = 2
     """Connections to each source."""
+    certs: str | None = None
+    """Folder with the fleet's certificates: pages go under TLS. None: the readers prove themselves, but
+    whoever sees the network sees the pages."""
+    certificate: str = ""
+    """The name of this host's."""
 
 
 class WorkerLaunch(HostMessage, frozen=True):

@@ -242,6 +242,7 @@ def _start(
 
 def _transport(launch: WorkerLaunch, engine: Engine, pool: memoryview) -> Transport:
     # A worker that exchanges nothing neither loads nor waits for what that takes.
+    from diptych.live.hosts.security import client_context, server_context
     from diptych.transport.pairing import announcement_of, pairing_with
     from diptych.transport.tcp import ReaderOptions, TcpTransport
 
@@ -254,9 +255,16 @@ def _transport(launch: WorkerLaunch, engine: Engine, pool: memoryview) -> Transp
         announcement_of(kv_format),
         checksums=exchange.checksums,
         streams=exchange.streams,
+        tls=client_context(Path(exchange.certs), exchange.certificate) if exchange.certs else None,
     )
     region = Region(pool, kv_format.page_bytes)
-    return TcpTransport(region, options, pairing_with(kv_format), address=exchange.address)
+    return TcpTransport(
+        region,
+        options,
+        pairing_with(kv_format),
+        address=exchange.address,
+        serve_tls=server_context(Path(exchange.certs), exchange.certificate) if exchange.certs else None,
+    )
 
 
 async def main(end: socket.socket, first: HostMessage | Fact, descriptors: list[int]) -> int:

@@ -83,6 +83,8 @@ class AgentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Where this host's workers serve pages."""
     certs: str | None = None
     checksums: bool = True
+    kv_plain: bool = False
+    """Pages go without TLS."""
 
 
 class Agent:
@@ -178,7 +180,13 @@ class _Stay:
             lease_ns=welcome.lease_ns,
             epochs_from=welcome.session * EPOCHS_APART,
             fingerprint=welcome.fingerprint,
-            exchange=ExchangeLaunch(address=plan.address, key=welcome.kv_key, checksums=plan.checksums),
+            exchange=ExchangeLaunch(
+                address=plan.address,
+                key=welcome.kv_key,
+                checksums=plan.checksums,
+                certs=None if plan.kv_plain else plan.certs,
+                certificate=plan.name,
+            ),
         )
         self._supervisor = Supervisor(self._serve, tell, lambda address, port: served(), upstream=self)
 
