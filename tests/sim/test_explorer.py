@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from diptych.core.facts import PagesOffered
 from diptych.core.pages.ledger import Ledger
@@ -15,7 +17,7 @@ from diptych.core.worker.source import Sources
 from diptych.sim.explorer.configuration import CONFIGURATIONS, Budgets, Configuration
 from diptych.sim.explorer.coverage import TABLES, Row, all_rows, counted
 from diptych.sim.explorer.reasons import OPEN, REASONS, Reason, rows_by_reason, why_not
-from diptych.sim.explorer.report import story
+from diptych.sim.explorer.report import print_coverage, story
 from diptych.sim.explorer.search import Explorer, Result
 
 pytestmark = pytest.mark.interpreted  # It takes snapshots of machines, and compiled ones have none.
@@ -72,6 +74,19 @@ def test_every_reason_is_about_rows_that_are_there_and_names_tests_that_exist() 
 def test_a_reason_for_a_row_that_no_table_has_is_an_error() -> None:
     with pytest.raises(LookupError, match="no table has"):
         rows_by_reason((Reason(table="target", states="waiting", facts="StreamEnded", why="it cannot be"),))
+
+
+def test_coverage_is_sound_only_where_every_row_ran_or_has_a_reason_that_holds() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    due = Counter([row for row in all_rows() if why_not(row) == OPEN])
+    excused = REASONS[0].rows()[0]
+    assert print_coverage(console, due, whole=True)
+    assert print_coverage(console, Counter(list(due)[:3]), whole=False)
+    assert not print_coverage(console, Counter(list(due)[:-1]), whole=True)
+    assert not print_coverage(console, due + Counter([excused]), whole=True)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert REASONS[0].why in told
+    assert f"{excused[0]} / {excused[1]}: {excused[2]}" in told
 
 
 def test_a_death_is_met_in_the_first_states() -> None:

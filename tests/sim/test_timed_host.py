@@ -9,7 +9,8 @@ from diptych.core.actions import RunSteps
 from diptych.core.config import ControlConfig
 from diptych.live.fleet_file import FleetFile, WorkerGroup
 from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts
-from diptych.sim.costs.model import PS_PER_NS, ConstantCosts
+from diptych.sim.costs.measured import MeasuredCosts
+from diptych.sim.costs.model import PS_PER_NS, ConstantCosts, DecodePoint, PromptPoint
 from diptych.sim.fleet import Limits, plan_fleet
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
 from diptych.sim.timed.meter import Served
@@ -79,6 +80,22 @@ def test_the_pause_between_runs_is_a_gap_between_tokens() -> None:
     assert longer - usual == pytest.approx(MILLISECOND_NS, rel=0.02)
     assert 2 <= seldom < often
     assert paused.end_ns - plain.end_ns == seldom * MILLISECOND_NS
+
+
+def test_a_first_token_costs_its_logits_only_where_nobody_decodes() -> None:
+    def costs(sample_ns: int) -> MeasuredCosts:
+        return MeasuredCosts(
+            prompt=(PromptPoint(1, 0, STEP_NS),), decode=(DecodePoint(1, 1, STEP_NS),), sample_ns=sample_ns
+        )
+
+    pair = "bursts:size=1,every=0.05,requests=2,input=64,output=40"
+    plain, dear = (
+        served(msgspec.structs.replace(ALONE, costs={"both-0": costs(sample_ns)}), pair)[0]
+        for sample_ns in (0, 2 * MILLISECOND_NS)
+    )
+    assert (dear[0].first_ns or 0) - (plain[0].first_ns or 0) == 2 * MILLISECOND_NS
+    # The second one's first token comes in a step of the first one's stream, which is no later for it.
+    assert dear[0].end_ns - plain[0].end_ns == 2 * MILLISECOND_NS
 
 
 def test_a_first_token_waits_for_those_of_its_step() -> None:

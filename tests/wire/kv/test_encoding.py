@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from diptych.wire.errors import MalformedMessage
 from diptych.wire.kv import (
     VERSIONS,
+    Copy,
     HeadRange,
     KvFormat,
+    Refusal,
     announce,
     decode_announcement,
     decode_format,
@@ -25,6 +27,7 @@ from diptych.wire.kv import (
     llama_cpp,
     nhd,
     panels,
+    plan,
     shard,
     vllm_cpu,
 )
@@ -123,7 +126,8 @@ def test_no_altered_byte_does_more_than_being_refused(data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(MalformedMessage):
-        decode_format(bytes(encoded)).check()
+        found = decode_format(bytes(encoded))
+        assert isinstance(plan(found, hnd(**GEOMETRY, page_tokens=64)), Copy | Refusal)
 
 
 def test_announcements_come_back_and_skip_what_they_do_not_know() -> None:

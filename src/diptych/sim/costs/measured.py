@@ -31,7 +31,7 @@ class MeasuredCosts(
     decode: tuple[DecodePoint, ...]
     mixed: tuple[MixedPoint, ...] = ()
     sample_ns: int = 0
-    """What the first token of a sequence adds to the step with the end of its prompt."""
+    """What first tokens add to a step with the ends of their prompts where no other sequence decodes."""
 
     def __post_init__(self) -> None:
         for name, count in (("prompt", len(self.prompt)), ("decode", len(self.decode))):

@@ -30,7 +30,8 @@ class StepCosts(Protocol):
 
     @property
     def sample_ps(self) -> int:
-        """What the first token of a sequence adds to the step with the end of its prompt."""
+        """What first tokens add to a step with the ends of their prompts where no other sequence decodes:
+        with those, logits are computed anyway."""
         ...
 
     def prompt_ps(self, spans: Spans) -> int:

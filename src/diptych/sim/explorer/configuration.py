@@ -271,6 +271,14 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         choices=False,
     ),
     Configuration(
+        name="restart-pair-death",
+        about="1 request on 1P+1D, control and one worker die, control comes back",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(restarts=1, deaths=1, messages=9),
+        restart=False,
+        choices=False,
+    ),
+    Configuration(
         name="restart-twice",
         about="1 request on one worker, and control dies twice",
         scenario=_scenario((D,), (HURRIED,)),
@@ -282,6 +290,14 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         about="1 request on one worker, a death, a lease that ends and a restart of control",
         scenario=_scenario((D,), (HURRIED,)),
         budgets=Budgets(deaths=1, suspicions=1, restarts=1, messages=8),
+        choices=False,
+    ),
+    Configuration(
+        name="three-faults-pair",
+        about="1 request on 1P+1D, a worker dies, a lease ends and control restarts; no worker comes back",
+        scenario=_scenario((P, D), (ONE,)),
+        budgets=Budgets(deaths=1, suspicions=1, restarts=1, messages=9),
+        restart=False,
         choices=False,
     ),
     Configuration(

@@ -171,7 +171,8 @@ class StepLoop:
             spans = [(span.first, span.count) for span in action.prompts]
             run.first_ps = costs.mixed_ps(spans, before, context) if before else costs.prompt_ps(spans)
             self._join(run, action.prompts)
-            run.first_ps += len(run.fresh) * costs.sample_ps
+            if run.fresh and not before:
+                run.first_ps += costs.sample_ps
         else:
             base, slope = costs.decode_line(before)
             run.first_ps = base + slope * context

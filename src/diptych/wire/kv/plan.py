@@ -151,7 +151,8 @@ def _copy(source: Group, target: Group, side: str, rates: Rates) -> Copy | Refus
     first, end = _shared_heads(source, target)
     work = Work(source, target, first, end - first)
     if max(source.page_tokens, target.page_tokens) // work.chunk_tokens > CHUNKS_MAX:
-        why = f"pages of {source.page_tokens} and {target.page_tokens} tokens have only {work.chunk_tokens} in common"
+        sizes = f"{source.page_tokens} and {target.page_tokens}"
+        why = f"pages of {sizes} tokens have only {work.chunk_tokens} in common"
         return Refusal("group.page_tokens", why)
     nests = tuple(work.nests())
     elements = 2 * source.layers * (end - first) * source.head_dim
