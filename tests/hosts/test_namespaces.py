@@ -23,8 +23,6 @@ from fleet_harness import Fleet, Stream, descendants, eventually, fleet, is_aliv
 HERE, THERE, PREFIX = "10.213.77.1", "10.213.77.2", 30
 SPACE, NEAR, FAR = f"diptych{os.getpid()}", f"dip{os.getpid()}a", f"dip{os.getpid()}b"
 PROMPT = "The engineers of the old town kept a diary of every bridge they built, and of every flood. " * 6
-    "The engineers of the old town kept a diary of every bridge that they built, and of every flood. " * 6
-)
 
 
 def ip(*arguments: str, space: bool = False) -> None:
