@@ -146,7 +146,8 @@ def test_a_machine_takes_facts_and_nothing_else() -> None:
 
 @pytest.mark.skipif(not COMPILED, reason="true of compiled classes only")
 def test_compiled_machines_refuse_what_would_not_work() -> None:
-    """No interpreted class can take the place of a compiled one, and no snapshot is taken by accident."""
+    """No interpreted class can take the place of a compiled one, no snapshot is taken by accident, and a time is
+    a number."""
     with pytest.raises(TypeError):
         type("Fake", (Worker,), {})(config())
     with pytest.raises(TypeError):
@@ -154,7 +155,7 @@ def test_compiled_machines_refuse_what_would_not_work() -> None:
     with pytest.raises(TypeError):
         copy.deepcopy(Worker(config()))
     with pytest.raises(TypeError):
-        Worker(None)  # type: ignore[arg-type]
+        Worker(config()).step("now", facts.DeadlinePassed())  # type: ignore[arg-type]
 
 
 def test_sources_lie_beside_the_build() -> None:

@@ -213,6 +213,22 @@ def test_a_stream_that_did_fit_before_is_put_off_and_in_the_end_given_up(
     assert desk.now_ns < 1000 * MS
 
 
+def test_what_was_put_off_names_no_moment_that_has_passed_where_nobody_is_left(
+    new_desk: Callable[..., Any],
+) -> None:
+    """Its driver would be told of that deadline again and again, until some worker comes back."""
+    desk = new_desk()
+    desk.say(facts.HostStated(host="host", pool_pages=64, workers=(D,), shares=(("decode-0", 64),)))
+    desk.worker(D, "decode", ("int4",), room=32)
+    desk.arrive()
+    refused(desk)
+    desk.say(facts.WorkerLost(worker=D))
+    desk.say(facts.DeadlinePassed(), after_ns=60 * MS)
+    assert desk.machine.next_deadline_ns() > desk.now_ns
+    told = desk.worker("decode-0@2", "decode", ("int4",), room=32)
+    assert only(told["decode-0@2"], facts.TargetRequested)
+
+
 def test_what_workers_stream_and_no_door_asks_for_is_released(new_desk: Callable[..., Any]) -> None:
     desk = new_desk()
     desk.worker(D, "decode", ("int4",), room=32, streams=(("ghost", 5),))

@@ -13,14 +13,14 @@ NETWORK_MUTANTS = (
         SESSION,
         "Packet(number, self._taken, body) for number, body in islice(held, RESEND_PACKETS_MAX)",
         "Packet(number, self._taken, body) for number, body in islice(held, 0)",
-        seed="network-0",
+        seed="network-1",
     ),
     Mutant(
         "a message is acknowledged before those that it follows",
         SESSION,
         "return due, [Packet(0, self._taken)]",
         "return due, [Packet(0, packet.number)]",
-        seed="network-0",
+        test=SESSION_TESTS,
     ),
     Mutant(
         "a message that comes again is taken again",
@@ -28,7 +28,7 @@ NETWORK_MUTANTS = (
         "            self.repeats += 1\n",
         "            self.repeats += 1\n            if packet.body is not None:\n"
         "                due.append(packet.body)\n",
-        seed="network-0",
+        seed="hosts-1",
     ),
     Mutant(
         "a message is taken before those that it follows",
@@ -36,7 +36,7 @@ NETWORK_MUTANTS = (
         "            if len(self._early) < EARLY_MAX:\n",
         "            if packet.body is not None:\n                self._taken = packet.number\n"
         "                return [packet.body], []\n            if len(self._early) < EARLY_MAX:\n",
-        seed="network-0",
+        test=SESSION_TESTS,
     ),
     Mutant(
         "patience never ends",
@@ -70,6 +70,13 @@ NETWORK_MUTANTS = (
         "core/control/requests.py",
         "            heappush(self._deadlines, (request.deadline_ns, request.arrived.request))\n",
         "            pass\n",
+    ),
+    Mutant(
+        "a moment that has come stays a deadline where nobody is left",
+        "core/control/dispatch.py",
+        "        if not self.queue:\n            return\n",
+        "        if not self.queue or not self.fleet.workers:\n            return\n",
+        test="tests/core/test_control_stories.py",
     ),
     Mutant(
         "the next control calls every stream exact",

@@ -161,7 +161,7 @@ PAGE_MUTANTS = (
     Mutant(
         "a prefix matches whatever computed it",
         TREE,
-        "if child.numerics == numerics:",
+        "if child.numerics == run.numerics:",
         "if child.numerics:",
         seed="mixed-30",
     ),
@@ -175,7 +175,7 @@ PAGE_MUTANTS = (
     Mutant(
         "a match runs on where the numerics change",
         TREE,
-        "run_end(recipe, position) // self.page_tokens - page",
+        "run.end // self.page_tokens - page",
         "1 << 30",
         test="tests/core/test_prefix.py",
     ),

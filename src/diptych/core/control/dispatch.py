@@ -128,12 +128,15 @@ class Dispatch:
 
     def pump(self, now_ns: int) -> None:
         """Gives every request in line that can be given to workers away."""
-        if not self.queue or not self.fleet.workers:
+        if not self.queue:
             return
         for request in list(self.queue):
             if request.not_before_ns > now_ns:
                 continue
+            # Also where nobody is left: a moment that has come is named as a deadline no more.
             request.not_before_ns = 0
+            if not self.fleet.workers:
+                continue
             if request.arrived.seeded:
                 self._fix_canonical(request)
                 if self._awaits_canonical(request):
