@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from rich.console import Console
 
+from diptych.core.worker import machine
 from diptych.sim.explorer.configuration import CONFIGURATIONS, Configuration
 from diptych.sim.explorer.coverage import Row, counted
 from diptych.sim.explorer.report import budget_line, print_coverage, story, sums, table_of, verdict
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="stop each configuration after so many seconds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; one for each core")
     options = parser.parse_args(arguments)
+    if not (machine.__file__ or "").endswith(".py"):
+        parser.error(
+            "compiled machines take no snapshots: explore in an interpreted build, such as .venv-dev"
+        )
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"no such configuration: {', '.join(sorted(unknown))}; there are {', '.join(names)}")

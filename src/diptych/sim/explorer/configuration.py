@@ -293,14 +293,6 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
         choices=False,
     ),
     Configuration(
-        name="three-faults-pair",
-        about="1 request on 1P+1D, a worker dies, a lease ends and control restarts; no worker comes back",
-        scenario=_scenario((P, D), (ONE,)),
-        budgets=Budgets(deaths=1, suspicions=1, restarts=1, messages=9),
-        restart=False,
-        choices=False,
-    ),
-    Configuration(
         name="stall",
         about="1 request on 1P+1D, control stands still for longer than a lease, and one worker dies",
         scenario=_scenario((P, D), (HURRIED,)),

@@ -199,7 +199,8 @@ class Explorer:
         seconds_max: float | None = None,
         progress: Callable[[int, int, int], None] = lambda states, depth, waiting: None,
     ) -> Result:
-        """Explores until every state was seen, a rule is broken or a limit is met. Once for each explorer."""
+        """Explores until every state was seen, a rule is broken or a limit is met. A second time the machines
+        are not run any more: all that they can do is known."""
         begun, cpu_begun = time.monotonic(), time.process_time()
 
         def tick(states: int, depth: int, waiting: int) -> bool:

@@ -186,6 +186,7 @@ bool Search::expand(const State& state, std::uint32_t number, Result& result, Le
 Result Search::explore(const State& start, std::uint64_t states_max,
                        const std::function<bool(const Result&, std::uint64_t)>& tick) {
     Result result;
+    seen_ = KeySet();
     parents_.assign(1, 0);
     steps_.assign(1, {NONE, 0});
     seen_.add(keys_.of(start, tables_));
