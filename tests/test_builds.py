@@ -146,8 +146,8 @@ def test_a_machine_takes_facts_and_nothing_else() -> None:
 
 @pytest.mark.skipif(not COMPILED, reason="true of compiled classes only")
 def test_compiled_machines_refuse_what_would_not_work() -> None:
-    """No interpreted class can take the place of a compiled one, no snapshot is taken by accident, and a time is
-    a number."""
+    """No interpreted class takes the place of a compiled one, no snapshot is taken by accident, and a time
+    is a number."""
     with pytest.raises(TypeError):
         type("Fake", (Worker,), {})(config())
     with pytest.raises(TypeError):
@@ -166,3 +166,13 @@ def test_sources_lie_beside_the_build() -> None:
     sources = ROOT / "src" / "diptych" / "core"
     assert names == {path.relative_to(sources) for path in sources.rglob("*.py")}
     assert [name for name in names if (installed / name).read_bytes() != (sources / name).read_bytes()] == []
+
+
+@pytest.mark.skipif(not COMPILED, reason="the interpreted explorer explores")
+def test_the_explorer_says_that_it_needs_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    from diptych.sim.explorer.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["pair"])
+    assert ended.value.code == 2
+    assert "the build in .venv-dev is interpreted" in capsys.readouterr().err

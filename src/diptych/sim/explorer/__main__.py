@@ -26,9 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; one for each core")
     options = parser.parse_args(arguments)
     if not (machine.__file__ or "").endswith(".py"):
-        parser.error(
-            "compiled machines take no snapshots: explore in an interpreted build, such as .venv-dev"
-        )
+        parser.error("compiled machines take no snapshots; the build in .venv-dev is interpreted")
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"no such configuration: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
