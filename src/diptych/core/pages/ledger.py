@@ -103,23 +103,36 @@ class Ledger:
         self.private += count
         return self._pop(count)
 
+    def take_some(self, count: int) -> list[int]:
+        """As many of `count` pages as are to be had."""
+        if len(self.free) < count:
+            count = min(count, self.available())
+        return self.take(count) or []
+
     def _make_room(self, count: int, keep: int) -> bool:
+        """Evicts until there are so many free pages, or as many on their way. Where claims end for that,
+        some more end with them, so that few messages tell of many."""
         owed = sum(self.owed.values()) if self.owed else 0
-        while True:
+        released: dict[Incarnation, list[int]] = {}
+        ahead, enough = 0, False
+        while not enough:
             available = self.available()
-            if available >= count + keep and len(self.free) >= count:
-                return True
-            if available < count + keep <= available + owed:
-                return False
+            enough = available >= count + keep and len(self.free) >= count
+            if enough or available < count + keep <= available + owed - ahead:
+                break
             evicted = None if self.frozen else self.tree.evict(count + keep)
             if evicted is None:
-                return False
+                break
             owner, pages = evicted
             if owner is None:
                 self.free.extend(pages)
             else:
-                self.release_claim(owner, tuple(pages))
+                released.setdefault(owner, []).extend(pages)
                 owed += len(pages)
+                ahead = self.granted // (2 * AHEAD_SHARE)
+        for owner, pages in released.items():
+            self.release_claim(owner, tuple(pages))
+        return enough
 
     def _pop(self, count: int) -> list[int]:
         if count == 0:
@@ -237,7 +250,9 @@ class Ledger:
 
     def end_claim(self, claimant: Incarnation, pages: Pages) -> None:
         """The claimant reads these pages no more, and has been paid for that."""
-        self._left(self.tree.take_back(claimant, pages))
+        freed = self.tree.take_back(claimant, pages)
+        if freed:
+            self._left(freed)
 
     def claim_ended(self, claimant: Incarnation, pages: Pages) -> None:
         self.end_claim(claimant, pages)

@@ -21,7 +21,7 @@ from diptych.core.errors import BrokenInvariant
 from diptych.core.ids import Incarnation, PageHash
 from diptych.core.pages.audit import check_tree
 from diptych.core.pages.node import Freed, Node, common_length
-from diptych.core.recipe import Recipe, numerics_at, run_end
+from diptych.core.recipe import Recipe, run_at
 
 
 class PrefixTree:
@@ -73,11 +73,10 @@ class PrefixTree:
             return None, 0
         if not recipe:
             return bucket[0], 1 << 30
-        position = page * self.page_tokens
-        numerics = numerics_at(recipe, position)
+        run = run_at(recipe, page * self.page_tokens)
         for child in bucket:
-            if child.numerics == numerics:
-                return child, run_end(recipe, position) // self.page_tokens - page
+            if child.numerics == run.numerics:
+                return child, run.end // self.page_tokens - page
         return None, 0
 
     def acquire(
@@ -235,7 +234,7 @@ class PrefixTree:
         child.detached = True
         child.pins = 1
         self.pinned_pages += len(pages)
-        self.node_at.update(dict.fromkeys(pages, child))
+        self.node_at |= dict.fromkeys(pages, child)
         return child
 
     def _adopt(self, parent: Node, child: Node) -> None:
@@ -273,22 +272,21 @@ class PrefixTree:
     def evict(self, pages_max: int) -> Freed | None:
         """Takes up to `pages_max` pages from the end of the least recently used idle run.
 
-        Returns (owner, pages), or None where nothing is idle.
-        """
+        Returns (owner, pages), or None where nothing is idle."""
         node = next(iter(self.idle), None)
         if node is None:
             return None
-        self._detach_lent(node)
-        count = min(pages_max, len(node.pages))
-        taken = node.pages[len(node.pages) - count :]
+        if node.children:
+            self._detach_lent(node)
         self._wake(node)
+        left = max(0, len(node.pages) - pages_max)
+        taken = node.pages[left:]
         for page in taken:
             del self.node_at[page]
-        if count == len(node.pages):
+        if not left:
             self._unlink(node)
         else:
-            node.pages = node.pages[: len(node.pages) - count]
-            node.hashes = node.hashes[: len(node.pages)]
+            node.pages, node.hashes = node.pages[:left], node.hashes[:left]
             self._rest(node)
             self.idle.move_to_end(node, last=False)
         return node.owner, taken
@@ -337,7 +335,8 @@ class PrefixTree:
                 freed.append(self._forget(node))
             else:
                 self._rest(node)
-                self._reorder_above(node)
+                if node.parent is not self.root:
+                    self._reorder_above(node)
         return freed
 
     def _reorder_above(self, node: Node) -> None:
@@ -363,6 +362,8 @@ class PrefixTree:
     def _run(self, pages: tuple[int, ...], index: int) -> Node:
         """The node that holds a run of `pages` from this index on, and nothing else."""
         node = self.node_at[pages[index]]
+        if len(node.pages) == 1:
+            return node
         offset = node.pages.index(pages[index])
         if offset:
             self._split(node, offset)

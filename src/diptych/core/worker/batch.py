@@ -13,7 +13,7 @@ from diptych.core.recipe import run_at
 from diptych.core.worker.sequence import Sequence, Source, Target
 
 MEASURED_TOKENS = 16
-"""Prompt tokens of a run that is long enough to measure their cost by."""
+"""So many prompt tokens and nothing else in a run tell what a prompt token costs."""
 NEWS = 0.25
 """A prefill rate that has moved by this share is worth telling before the next beat is due."""
 
@@ -51,10 +51,6 @@ class RunInHand:
         """Sequences that decode in it, or will from its second step on."""
         return self.decoding + len(self.sampled)
 
-    def measures(self) -> bool:
-        """Whether it tells what a prompt token costs: nothing else in it, and enough of them."""
-        return self.tokens >= MEASURED_TOKENS and not self.decoding
-
 
 class Rates:
     """Measured speeds of this worker: exponential averages of what its runs took."""
@@ -74,7 +70,7 @@ class Rates:
         if not run.tokens:
             self.decode_ns_per_step += 0.25 * (duration_ns / max(1, steps) - self.decode_ns_per_step)
             return False
-        if not run.measures():
+        if run.decoding or run.tokens < MEASURED_TOKENS:
             return False
         weight = 1.0 if self.guessed else 0.25
         self.prefill_ns_per_token += weight * (duration_ns / run.tokens - self.prefill_ns_per_token)

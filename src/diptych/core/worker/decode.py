@@ -76,6 +76,8 @@ class DecodeBatch:
 
     def make_room(self, preempt: Callable[[], None]) -> None:
         """Pages for one more step of every member; `preempt` lets go of somebody's."""
+        if not self._ends or self._ends[0][0] >= self.clock:
+            return
         while (sequence := self._short(1)) is not None:
             if not self._extend(sequence, 1):
                 preempt()
@@ -83,6 +85,8 @@ class DecodeBatch:
     def steps_max(self, quantum: int) -> int:
         """`quantum` where pages for so many steps are to be had without preempting, else one. Where there
         are plenty, who needs some gets those of the next run too."""
+        if not self._ends or self._ends[0][0] >= self.clock + quantum - 1:
+            return quantum
         while (sequence := self._short(quantum)) is not None:
             if not (self._extend(sequence, 2 * quantum) or self._extend(sequence, quantum)):
                 return 1

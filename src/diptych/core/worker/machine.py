@@ -43,7 +43,7 @@ from diptych.core.facts import (
 from diptych.core.ids import CONTROL, Incarnation
 from diptych.core.pages.counts import PageCounts
 from diptych.core.pages.ledger import Ledger
-from diptych.core.worker.batch import Rates, RunInHand, table_part
+from diptych.core.worker.batch import MEASURED_TOKENS, Rates, RunInHand, table_part
 from diptych.core.worker.beats import Beats
 from diptych.core.worker.exchange import Exchange
 from diptych.core.worker.fetch import Fetch
@@ -79,10 +79,9 @@ class Worker:
         if row is None:
             raise ImpossibleFact(self.config.worker, "any", fact)
         row(self, now_ns, fact)
-        ledger = self.ledger
-        if ledger.granted:
+        if self.ledger.granted:
             self._work(now_ns)
-        outbox = ledger.outbox
+        outbox = self.ledger.outbox
         if not outbox:
             return ()
         actions = tuple(outbox)
@@ -130,7 +129,12 @@ class Worker:
         run = self.run
         if run is None:
             self._start_run(now_ns)
-        elif run.steps_max > 1 and not run.ending and self._prompts_wait(run):
+        elif (
+            (self.targets.streams.prompting or self.sources.tasks)
+            and run.steps_max > 1
+            and not run.ending
+            and self._prompts_wait(run)
+        ):
             self._end_run()
 
     def _prompts_wait(self, run: RunInHand) -> bool:
@@ -149,11 +153,16 @@ class Worker:
         members = streams.batch.members
         if members:
             streams.batch.make_room(self._preempt_last)
-        run = RunInHand(self._runs + 1, now_ns, len(members))
-        if streams.prompting or self.sources.tasks:
-            self._plan_prompts(now_ns, run)
-        if not (run.prompts or run.decoding):
+        jobs: list[Source | Target] = [*streams.prompting.values()]
+        if self.sources.tasks:
+            jobs += self.sources.jobs()
+        if not (jobs or members):
             return
+        run = RunInHand(self._runs + 1, now_ns, len(members))
+        if jobs:
+            self._plan_prompts(now_ns, run, jobs)
+            if not (run.prompts or run.decoding):
+                return
         if not run.single:
             run.steps_max = streams.steps_max(run)
         run.predicted_ns = self.rates.predict(run)
@@ -175,11 +184,10 @@ class Worker:
     def _preempt_last(self) -> None:
         self.targets.preempt(self.targets.streams.last_admitted())
 
-    def _plan_prompts(self, now_ns: int, run: RunInHand) -> None:
+    def _plan_prompts(self, now_ns: int, run: RunInHand, jobs: list[Source | Target]) -> None:
         """Fills the run with prompt spans by priority and age, and says whether it must be one step: more
         prompt work waits for the next one, others can use what it computes, or it is measured."""
         config, streams = self.config, self.targets.streams
-        jobs: list[Source | Target] = [*self.sources.jobs(), *streams.prompting.values()]
         if len(jobs) > 1:
             jobs.sort(key=lambda job: (-job.ask.priority, job.serial))
         budget = config.mixed_chunk_tokens if run.decoding else config.chunk_tokens
@@ -194,16 +202,18 @@ class Worker:
                 sampled = len(run.sampled)
                 budget -= streams.plan(job, run, budget, seats)
                 seats -= len(run.sampled) - sampled
-        if (streams.prompting and seats > 0) or run.measures():
+        if (streams.prompting and seats > 0) or (run.tokens >= MEASURED_TOKENS and not run.decoding):
             run.single = True
 
     def _tables(self, run: RunInHand) -> tuple[TablePart, ...]:
+        grown = self.targets.streams.batch.grown
+        if not (grown or run.spans):
+            return ()
         parts: list[TablePart] = []
         for task, sequence in run.spans:
             part = table_part(task, sequence)
             if part is not None:
                 parts.append(part)
-        grown = self.targets.streams.batch.grown
         for member, target in grown.items():
             part = table_part(target, member)
             if part is not None:
@@ -262,11 +272,13 @@ class Worker:
         self.targets.step(now_ns, fact)
 
     def _pages_offered(self, now_ns: int, fact: PagesOffered) -> None:
-        self.ledger.receipt(fact.sender, fact.taken)
+        if fact.taken:
+            self.ledger.receipt(fact.sender, fact.taken)
         self.targets.step(now_ns, fact)
 
     def _offer_answered(self, now_ns: int, fact: OfferAnswered) -> None:
-        self.ledger.receipt(fact.sender, fact.taken)
+        if fact.taken:
+            self.ledger.receipt(fact.sender, fact.taken)
         self.sources.step(now_ns, fact)
 
     def _released(self, now_ns: int, fact: RequestReleased) -> None:

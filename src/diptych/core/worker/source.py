@@ -215,14 +215,13 @@ class Sources:
         """Adds up to `budget` tokens of the task to the run; returns how many."""
         first, split, tokens = task.computed, task.ask.split, self.config.page_tokens
         end = min(first + budget, split)
-        wanted = -(-end // tokens) - len(task.pages) - len(task.spare)
-        wanted = min(wanted, self.ledger.available())
-        if wanted > 0:
-            task.spare += self.ledger.take(wanted) or ()
-        fresh = max(0, -(-end // tokens) - len(task.pages))
-        task.pages += task.spare[:fresh]
-        del task.spare[:fresh]
-        end = min(end, len(task.pages) * tokens)
+        fresh = -(-end // tokens) - len(task.pages)
+        if fresh > len(task.spare):
+            task.spare += self.ledger.take_some(fresh - len(task.spare))
+        if fresh > 0:
+            task.pages += task.spare[:fresh]
+            del task.spare[:fresh]
+            end = min(end, len(task.pages) * tokens)
         if end <= first:
             self._offer(now_ns, task)
             return 0

@@ -191,10 +191,10 @@ class Streams:
         task.outcomes.append((finish.sequence, finish.emitted, finish.reason))
         if task.state is CLOSING:
             return
-        self._seal_sequence(task, sequence, finish)
-        rest = sequence.pages[sequence.sealed :]
-        if rest:
-            self.ledger.free_private(rest)
+        if finish.page_hashes:
+            self._seal_sequence(task, sequence, finish)
+        if len(sequence.pages) > sequence.sealed:
+            self.ledger.free_private(sequence.pages[sequence.sealed :])
         assert sequence.leaf is not None
         self.ledger.unpin(sequence.leaf)
         sequence.leaf, sequence.pages, sequence.sealed = None, [], 0

@@ -197,26 +197,23 @@ class Targets:
             self._answer(task.key, sender, first_page)
             return
         tree, tokens = self.ledger.tree, self.config.page_tokens
-        known = tree.node_at.keys() & pages
+        known = set() if tree.node_at.keys().isdisjoint(pages) else tree.node_at.keys() & pages
+        whole = not known
         index = first_page
         while index < first_page + len(pages):
             run = run_at(task.recipe, index * tokens)
             end = min(first_page + len(pages), run.end // tokens)
             offered = list(pages[index - first_page : end - first_page])
             assert task.leaf is not None
-            task.leaf, standing = tree.extend(
-                task.leaf,
-                task.ask.page_hashes[index:end],
-                offered,
-                run.numerics,
-                sender,
-            )
+            hashes = task.ask.page_hashes[index:end]
+            task.leaf, standing = tree.extend(task.leaf, hashes, offered, run.numerics, sender)
             task.shared += standing
+            whole = whole and standing is offered
             index = end
         task.sealed = len(task.shared)
         task.computed = task.sealed * tokens
         kept = pages
-        if known or task.shared[first_page:] != list(pages):
+        if not whole:
             kept = tuple(page for page in pages if page not in known and page in tree.node_at)
         released = self.ledger.give_up_claims(sender, len(kept))
         paid = len(kept) - len(released)
@@ -296,18 +293,16 @@ class Targets:
         """The run that completes its prompt begins."""
         task.started = True
         request, attempt = task.key
-        self._tell(
-            CONTROL,
-            StreamStarted(
-                request=request,
-                attempt=attempt,
-                worker=self.config.worker,
-                waited_ns=task.waited_ns,
-                bytes_moved=task.bytes_moved,
-                pulled_pages=task.pulled_pages,
-                pull_ns=task.pull_ns,
-            ),
+        fact = StreamStarted(
+            request=request,
+            attempt=attempt,
+            worker=self.config.worker,
+            waited_ns=task.waited_ns,
+            bytes_moved=task.bytes_moved,
+            pulled_pages=task.pulled_pages,
+            pull_ns=task.pull_ns,
         )
+        self._tell(CONTROL, fact)
 
     def ended(self, task: Target) -> None:
         """Its last sequence has finished."""
