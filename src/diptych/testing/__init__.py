@@ -9,6 +9,9 @@ that failed. Each property is a function over an `EngineTrial`, so that a test c
 `check_worker` does the same for whoever schedules for itself and speaks the worker's facts instead
 (`WORKER_PROPERTIES` over a `WorkerTrial`); our own machine takes its seat by `MachineSeat`.
 
+`check_transport` does it for whoever copies pages between hosts (`TRANSPORT_PROPERTIES` over a
+`TransportBench`).
+
 Pages are never clean here: each trial fills its pool with NaN patterns and another tenant's sequence,
 and puts guard bytes around it.
 """
@@ -20,6 +23,7 @@ from collections.abc import Callable, Sequence
 from diptych.engine.interface import Engine
 from diptych.testing.engine_rows import ENGINE_PROPERTIES
 from diptych.testing.engine_sampling import SAMPLING_PROPERTIES
+from diptych.testing.transport_rows import TRANSPORT_PROPERTIES, TransportBench, check_transport
 from diptych.testing.trial import EngineProperty, EngineTrial, require
 from diptych.testing.worker_rows import WORKER_PROPERTIES, WorkerProperty, WorkerTrial
 from diptych.testing.worker_seat import MachineSeat, WorkerSeat
@@ -27,14 +31,17 @@ from diptych.testing.worker_seat import MachineSeat, WorkerSeat
 __all__ = [
     "ENGINE_PROPERTIES",
     "SAMPLING_PROPERTIES",
+    "TRANSPORT_PROPERTIES",
     "WORKER_PROPERTIES",
     "EngineProperty",
     "EngineTrial",
     "MachineSeat",
+    "TransportBench",
     "WorkerProperty",
     "WorkerSeat",
     "WorkerTrial",
     "check_engine",
+    "check_transport",
     "check_worker",
 ]
 

@@ -24,7 +24,7 @@ from diptych.transport.interface import (
     Transport,
 )
 
-__all__ = ["MakeTransport", "check_transport"]
+__all__ = ["TRANSPORT_PROPERTIES", "MakeTransport", "TransportBench", "check_transport"]
 
 PAGE_BYTES = 4096
 PAGES = 256
@@ -36,7 +36,7 @@ MakeTransport = Callable[[str, Region, bytes, Pair], Transport]
 """From (worker, region, fleet key, pairing) to one end."""
 
 
-class Bench:
+class TransportBench:
     """Ends that a row made, closed behind it."""
 
     def __init__(self, make: MakeTransport, seed: int) -> None:
@@ -82,7 +82,7 @@ class Bench:
             end.close()
 
 
-def copies_what_was_claimed(bench: Bench) -> None:
+def copies_what_was_claimed(bench: TransportBench) -> None:
     """Scattered pages arrive whole, in order, where they were asked for, and nowhere else."""
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     pages, into = bench.pages(97), bench.pages(97)
@@ -98,7 +98,7 @@ def copies_what_was_claimed(bench: Bench) -> None:
         assert bench.page("reader@1", page) == content, f"page {page} was written, and nobody asked"
 
 
-def one_page(bench: Bench) -> None:
+def one_page(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     reader.pull(bench.order(owner, "reader@1", [PAGES - 1], [0]))
     (done,) = bench.wait(reader, 1)
@@ -106,7 +106,7 @@ def one_page(bench: Bench) -> None:
     assert bench.page("owner@1", PAGES - 1) == bench.page("reader@1", 0)
 
 
-def many_copies_at_once(bench: Bench) -> None:
+def many_copies_at_once(bench: TransportBench) -> None:
     """From two owners, each answered once."""
     owners, reader = [bench.end("owner@1"), bench.end("other@3")], bench.end("reader@1")
     targets = bench.pages(120)
@@ -123,7 +123,7 @@ def many_copies_at_once(bench: Bench) -> None:
             assert bench.page(order.source.worker, there) == bench.page("reader@1", here), "pages mixed up"
 
 
-def a_closed_claim_serves_nothing(bench: Bench) -> None:
+def a_closed_claim_serves_nothing(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     order = bench.order(owner, "reader@1", [1, 2], [3, 4])
     owner.close_claim(order.claim)
@@ -133,7 +133,7 @@ def a_closed_claim_serves_nothing(bench: Bench) -> None:
     assert done.failure, "claim: it was closed, and its pages were served"
 
 
-def a_stranger_is_refused(bench: Bench) -> None:
+def a_stranger_is_refused(bench: TransportBench) -> None:
     """A guessed capability, another's claim, a page outside the claim, another fleet's key."""
     owner, reader, thief = bench.end("owner@1"), bench.end("reader@1"), bench.end("thief@1")
     alien = bench.end("alien@1", key=b"the key of quite another fleet ..")
@@ -150,7 +150,7 @@ def a_stranger_is_refused(bench: Bench) -> None:
     assert not done.failure, f"claim: spoilt by others' attempts: {done.failure}"
 
 
-def another_incarnation_is_not_taken_for_it(bench: Bench) -> None:
+def another_incarnation_is_not_taken_for_it(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@2"), bench.end("reader@1")
     order = bench.order(owner, "reader@1", [1], [1])
     former = Endpoint(order.source.transport, order.source.address, order.source.port, "owner@1")
@@ -159,7 +159,7 @@ def another_incarnation_is_not_taken_for_it(bench: Bench) -> None:
     assert done.failure, "worker: owner@2 answered for owner@1"
 
 
-def a_dead_owner_is_noticed(bench: Bench) -> None:
+def a_dead_owner_is_noticed(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     order = bench.order(owner, "reader@1", [1], [1])
     bench.ends.remove(owner)
@@ -169,7 +169,7 @@ def a_dead_owner_is_noticed(bench: Bench) -> None:
     assert done.failure, "owner: it is gone, and the copy is said to be whole"
 
 
-def a_cancelled_copy_is_answered_once(bench: Bench) -> None:
+def a_cancelled_copy_is_answered_once(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     first = bench.order(owner, "reader@1", bench.pages(100), bench.pages(100))
     second = bench.order(owner, "reader@1", [7], [7])
@@ -184,7 +184,7 @@ def a_cancelled_copy_is_answered_once(bench: Bench) -> None:
     assert not reader.completed(), "answers: one order was answered twice"
 
 
-def an_impossible_pair_is_refused(bench: Bench) -> None:
+def an_impossible_pair_is_refused(bench: TransportBench) -> None:
     """With the words of whoever compared the formats, before a byte is written."""
     owner = bench.end("owner@1")
     reader = bench.end("reader@1", pair=lambda announcement: Pairing(refusal="group.dtype: f8 is not bf16"))
@@ -195,7 +195,7 @@ def an_impossible_pair_is_refused(bench: Bench) -> None:
     assert bench.page("reader@1", 4) == before, "refusal: the page was written all the same"
 
 
-def it_says_what_it_is(bench: Bench) -> None:
+def it_says_what_it_is(bench: TransportBench) -> None:
     owner, reader = bench.end("owner@1"), bench.end("reader@1")
     reader.pull(bench.order(owner, "reader@1", [1], [4]))
     bench.wait(reader, 1)
@@ -206,7 +206,7 @@ def it_says_what_it_is(bench: Bench) -> None:
     assert owner.endpoint().transport == owner.name == reader.name
 
 
-ROWS: tuple[Callable[[Bench], None], ...] = (
+TRANSPORT_PROPERTIES: tuple[Callable[[TransportBench], None], ...] = (
     copies_what_was_claimed,
     one_page,
     many_copies_at_once,
@@ -222,8 +222,8 @@ ROWS: tuple[Callable[[Bench], None], ...] = (
 
 def check_transport(make: MakeTransport, *, seed: int = 0) -> None:
     """Runs every row. Raises `AssertionError` with the row's name before the broken promise."""
-    for row in ROWS:
-        bench = Bench(make, seed)
+    for row in TRANSPORT_PROPERTIES:
+        bench = TransportBench(make, seed)
         try:
             row(bench)
         except AssertionError as error:
