@@ -13,6 +13,7 @@ from rich.console import Console
 from diptych.core.worker import machine
 from diptych.sim.explorer.configuration import CONFIGURATIONS, Configuration
 from diptych.sim.explorer.coverage import Row, counted
+from diptych.sim.explorer.graph import BUDGETS
 from diptych.sim.explorer.report import budget_line, print_coverage, story, sums, table_of, verdict
 from diptych.sim.explorer.search import Explorer, Result
 
@@ -56,9 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _longest_first(chosen: list[Configuration]) -> list[Configuration]:
     """What many may go wrong in takes longest."""
-    return sorted(
-        chosen, key=lambda c: -sum(getattr(c.budgets, name) for name in c.budgets.__struct_fields__)
-    )
+    return sorted(chosen, key=lambda c: -sum(getattr(c.budgets, name) for name in BUDGETS))
 
 
 def explore(
