@@ -174,12 +174,14 @@ def test_the_pool_catches(pool: Pool, breaks: Callable[[Pool], None], rule: str)
     assert caught.value.rule == rule
 
 
-def test_what_is_offered_may_be_lent_on_before_its_answer_has_left(pool: Pool) -> None:
+def test_what_is_offered_may_be_passed_on_before_its_answer_has_left(pool: Pool) -> None:
     """While an estate is settled answers wait; the owner keeps what it offers so long."""
     offer(pool, 0)
     pool.alive.add(C)
     pool.sent(B, C, facts.ContextLent(request="r", attempt=1, sender=B, first_page=0, pages=(0,)))
     pool.read(C, 0, 4, 77)
+    again = facts.PagesOffered(request="s", attempt=2, sender=B, first_page=0, pages=(0,))
+    pool.sent(B, C, again)
     with pytest.raises(Violation, match="loan of another's page"):
         pool.sent(B, C, facts.ContextLent(request="r", attempt=1, sender=B, first_page=0, pages=(1,)))
 

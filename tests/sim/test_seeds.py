@@ -18,6 +18,7 @@ FOUND = {
     "handoff-215": "control was replaced twice before anybody had word of the first time",
     "handoff-230": "context was lent to a source that had died",
     "handoff-637": "what was offered was lent on before its answer could leave",
+    "handoff-100662": "what was offered was offered back before its answer could leave",
     "strain-271": "a host stood still while its control did already",
     "hosts-329": "pages that were hung elsewhere took their reader's earlier pages along",
     "hosts-100003": "a copy hung after everything else had ended",

@@ -41,6 +41,13 @@ class Page:
         self.loans: Counter[Loan] = Counter()
         """(lender, reader, request, attempt): context that a target lends its source, without payment."""
 
+    def held_by(self, worker: Incarnation) -> bool:
+        """Whether it may pass the page on. An offer stands for the claim while its answer waits for an
+        estate."""
+        if self.owner == worker or worker in self.claims:
+            return True
+        return any(offer[1] == worker for offer in self.offers)
+
     def readers(self, besides: Incarnation = "") -> list[Incarnation]:
         """Who may read the page without owning it."""
         names = [name for name in self.claims if name != besides]
@@ -213,7 +220,7 @@ class Pool:
 
     def _sealed_by(self, sender: Incarnation, page: int) -> None:
         held = self.pages[page]
-        if held.owner != sender and sender not in held.claims:
+        if not held.held_by(sender):
             raise Violation("offer of another's page", f"{sender} offers page {page} of {held.owner}")
         if held.filled != self.page_tokens:
             raise Violation("unsealed page offered", f"{sender} offers page {page}, {held.filled} filled")
@@ -234,9 +241,7 @@ class Pool:
     def _lent(self, lender: Incarnation, reader: str, fact: facts.ContextLent) -> None:
         for number in fact.pages:
             page = self.pages[number]
-            # An offer stands for the claim while its answer waits for an estate.
-            offered = any(offer[1] == lender for offer in page.offers)
-            if page.owner != lender and lender not in page.claims and not offered:
+            if not page.held_by(lender):
                 raise Violation("loan of another's page", f"{lender} lends page {number} of {page.owner}")
             if reader in self.alive:
                 page.loans[lender, reader, fact.request, fact.attempt] += 1
