@@ -163,7 +163,7 @@ def play(stage: Stage, fault: Fault, moment: Moment, group: Group, name: str) ->
         touched=len(touched),
         lost=lost,
         different=different,
-        wrong=[words for words in wrong + fault.after(scene) if words],
+        wrong=[words for words in wrong + (fault.after(scene) if hit else []) if words],
         delays_s=delays_s,
         work_s=work_s,
         allowed_s=GAP_S + (stage.setting.lease_s if fault.hang else 0.0),

@@ -56,9 +56,11 @@ class Stage:
 
     def wait_ready(self) -> None:
         count = len(self.workers)
-        eventually(
-            lambda: self.fleet.all_ready(count), f"{count} workers ready; {self.fleet.events[-8:]}", WHOLE_S
-        )
+        try:
+            eventually(lambda: self.fleet.all_ready(count), f"{count} workers ready", WHOLE_S)
+        except AssertionError as error:
+            told = [event.get("text") for event in self.fleet.events[-8:]]
+            raise AssertionError(f"{error}; {self.fleet.status()}; the supervisor told: {told}") from None
 
     def settle(self) -> str:
         """Waits until the fleet is whole; in words what is not, or nothing."""
