@@ -36,7 +36,7 @@ COMPILED_TESTS = tests/test_builds.py tests/test_determinism.py tests/core tests
 	tests/live/test_driver.py tests/live/test_replay.py tests/live/test_log_diff.py tests/live/test_log_file.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve develop compiled test test-compiled lint format traces sim soak explore chaos hosts mutants states fidelity clean
+.PHONY: help install serve develop compiled test test-compiled lint format traces sim soak explore chaos hosts fuzz mutants states fidelity clean
 
 define need_tools
 @test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and headers was found: install python3," \
@@ -91,6 +91,9 @@ soak: $(BUILT) ## the same until REQUESTS requests were simulated; takes minutes
 
 explore: $(BUILT) ## every order of events on small fleets (ARGS: names, --seconds N, --states N, --jobs N)
 	$(DEV)/python -m diptych.sim.explorer $(ARGS)
+
+fuzz: $(BUILT) ## a million and more altered inputs for every parser of others' bytes (ARGS: --inputs N --seed N)
+	$(DEV)/python tests/fuzz $(ARGS)
 
 hosts: $(BUILT) ## two network namespaces as two hosts, real model, failing links; needs root, minutes
 	$(DEV)/pytest tests/hosts $(ARGS)

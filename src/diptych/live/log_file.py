@@ -29,6 +29,7 @@ from diptych.core.actions import ACTIONS, Action, Send
 from diptych.core.errors import DiptychError
 from diptych.core.facts import Fact
 from diptych.core.ids import Incarnation
+from diptych.wire.errors import UNDECODABLE
 from diptych.wire.messages import AnyFact
 
 __all__ = [
@@ -236,7 +237,7 @@ class LogReader:
             return None
         try:
             record = _decode_record(text)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise LogBroken(self.path, self.line, str(error)) from error
         if isinstance(record, Step):
             return record
@@ -254,7 +255,7 @@ class LogReader:
             return None
         try:
             header = _decode_header(text)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise LogBroken(self.path, self.line, str(error)) from error
         if header.format != FORMAT:
             raise LogBroken(self.path, self.line, f"format: {header.format}; this version reads {FORMAT}")

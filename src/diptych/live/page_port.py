@@ -15,7 +15,7 @@ from diptych.core.actions import Action, CancelPull, CloseClaim, OpenClaim, Pull
 from diptych.core.facts import ContextLent, Fact, PagesOffered, PagesPulled, PullEnded
 from diptych.core.ids import Attempt, Incarnation, RequestId
 from diptych.transport.interface import Endpoint, PullOrder, Transport
-from diptych.wire.errors import MalformedMessage
+from diptych.wire.errors import UNDECODABLE, MalformedMessage
 
 __all__ = ["PagePort", "Ticket"]
 
@@ -77,7 +77,7 @@ class PagePort:
             case PagesOffered(claim=claim) | ContextLent(claim=claim) if claim and attachment:
                 try:
                     ticket = _decoder.decode(attachment)
-                except msgspec.DecodeError as error:
+                except UNDECODABLE as error:
                     raise MalformedMessage(f"ticket from {sender}: {error}") from error
                 if ticket.endpoint.worker != sender:
                     raise MalformedMessage(f"ticket from {sender}: it names {ticket.endpoint.worker}")

@@ -33,6 +33,7 @@ from diptych.live.log_file import (
     decode_actions,
     encode_actions,
 )
+from diptych.wire.errors import UNDECODABLE
 
 __all__ = ["Loss", "MachineReport", "Replay", "ReplayFailed", "ReplayReport"]
 
@@ -137,7 +138,7 @@ def _fresh(reader: LogReader) -> Machine:
                 return ControlPlane(msgspec.json.decode(config, type=ControlConfig))
             case "worker":
                 return Worker(msgspec.json.decode(config, type=WorkerConfig))
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise LogBroken(reader.path, 1, f"config: {error}") from error
     raise LogBroken(reader.path, 1, f"machine: {reader.header.machine!r}; `control` or `worker`")
 
@@ -212,7 +213,7 @@ class Replay:
             return
         try:
             recorded = decode_actions(bytes(step.actions))
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise LogBroken(player.reader.path, player.reader.line, f"actions: {error}") from error
         lines = differences(recorded, actions, "actions")
         if lines:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from diptych.core.errors import DiptychError
 
-__all__ = ["FrameTooLong", "MalformedMessage", "SessionOverflow", "TruncatedFrame", "WireError"]
+__all__ = [
+    "UNDECODABLE",
+    "FrameTooLong",
+    "MalformedMessage",
+    "SessionOverflow",
+    "TruncatedFrame",
+    "WireError",
+]
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not what they should be; on bad UTF-8 it is not an error of its own."""
 
 
 class WireError(DiptychError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Union
 import msgspec
 
 from diptych.core.facts import WIRE_FACTS, Fact
-from diptych.wire.errors import FrameTooLong, MalformedMessage
+from diptych.wire.errors import UNDECODABLE, FrameTooLong, MalformedMessage
 from diptych.wire.frames import FRAME_BYTES_MAX, HEADER_BYTES, StreamFrame
 
 __all__ = [
@@ -86,5 +86,5 @@ def decode(body: bytes) -> Message:
     """The message of one frame's body. Raises `MalformedMessage` naming the field."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessage(str(error)) from error

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from diptych.core.ids import PageHash
 from diptych.engine.interface import SamplingParameters
-from diptych.wire.errors import MalformedMessage
+from diptych.wire.errors import UNDECODABLE, MalformedMessage
 
 __all__ = ["PromptPayload", "decode_payload", "encode_payload", "pack_tokens", "unpack_tokens"]
 
@@ -65,7 +65,7 @@ def decode_payload(data: bytes) -> PromptPayload:
     """Raises `MalformedMessage` naming the field that is wrong."""
     try:
         payload = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessage(f"prompt payload: {error}") from error
     if not payload.prompt:
         raise MalformedMessage("prompt payload: `prompt` is empty, at least one token is needed")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Union
 import msgspec
 
 from diptych.core.facts import WIRE_FACTS, Fact
-from diptych.wire.errors import MalformedMessage
+from diptych.wire.errors import UNDECODABLE, MalformedMessage
 from diptych.wire.session import Packet
 
 __all__ = [
@@ -157,7 +157,7 @@ def decode_greeting(body: bytes) -> Greeting:
     """Raises `MalformedMessage`."""
     try:
         return _greetings.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessage(f"greeting between hosts: {error}") from error
 
 
@@ -169,7 +169,7 @@ def decode_packet(body: bytes) -> Packet[HostWord]:
     """Raises `MalformedMessage`."""
     try:
         return _packets.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise MalformedMessage(f"packet between hosts: {error}") from error
 
 

@@ -20,6 +20,7 @@ import struct
 import msgspec
 
 from diptych.transport.claims import CAPABILITY_BYTES
+from diptych.wire.errors import UNDECODABLE
 
 __all__ = [
     "GREETING_BYTES_MAX",
@@ -117,7 +118,7 @@ def greeting_bytes(header: bytes) -> int:
 def decode_greeting(body: bytes) -> Greeting:
     try:
         greeting = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProtocolError(f"greeting: {error}") from error
     if greeting.version != VERSION:
         raise ProtocolError(f"version: {greeting.version} is not spoken here, {VERSION} is")

@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from diptych.wire.errors import MalformedMessage
+from diptych.wire.errors import UNDECODABLE, MalformedMessage
 from diptych.wire.kv.record import Factor, Group, HeadRange, KvFormat, Layout
 
 __all__ = ["HASH_BYTES", "VERSIONS", "decode_format", "encode_format", "format_hash"]
@@ -97,7 +97,7 @@ def decode_format(data: bytes) -> KvFormat:
             raise MalformedMessage(f"KV format of version {version}; this build reads {known}")
         found = _from_one(_DECODE_ONE.decode(data)) if version == 1 else _from_two(_DECODE_TWO.decode(data))
         found.check()
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNDECODABLE, ValueError) as error:
         raise MalformedMessage(f"KV format: {error}") from error
     return found
 

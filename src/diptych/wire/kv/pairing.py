@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from diptych.wire.errors import MalformedMessage
+from diptych.wire.errors import UNDECODABLE, MalformedMessage
 from diptych.wire.kv.encoding import VERSIONS, decode_format, encode_format, format_hash
 from diptych.wire.kv.plan import Copy, Refusal, Same, plan
 from diptych.wire.kv.rates import RATES, Rates
@@ -49,7 +49,7 @@ def decode_announcement(data: bytes) -> Announcement:
     """Raises `MalformedMessage`."""
     try:
         return _DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise MalformedMessage(f"announcement of a KV format: {error}") from error
 
 
