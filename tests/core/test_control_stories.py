@@ -301,3 +301,18 @@ def test_a_worker_that_hangs_while_control_restarts_is_fenced(new_desk: Callable
     assert desk.fenced == [P]
     told = desk.say(facts.WorkerLost(worker=P))
     assert any(isinstance(fact, facts.PeerLost) for fact in told[D])
+
+
+def test_a_stream_that_was_paused_by_a_worker_that_then_dies_is_drained_all_the_same(
+    new_desk: Callable[..., Any],
+) -> None:
+    """Between hosts the pause may be lost with the worker: the door would wait for it for ever."""
+    desk = new_desk()
+    desk.streaming()
+    paused = desk.attempt
+    desk.about(facts.StreamPaused, worker=D)
+    interrupted = only(desk.say(facts.WorkerLost(worker=D))[DOOR], facts.StreamInterrupted)
+    assert interrupted.attempt == paused
+    desk.about(facts.StreamDrained, starts=(facts.SequenceStart(0, 2),))
+    assert desk.attempt > paused, "it goes on elsewhere"
+    assert DOOR not in desk.say(facts.WorkerLost(worker=D))

@@ -79,6 +79,13 @@ NETWORK_MUTANTS = (
         test="tests/core/test_control_stories.py",
     ),
     Mutant(
+        "a pause that is lost with its worker is waited for",
+        "core/control/requests.py",
+        "request.paused_on = fact.worker",
+        "pass",
+        test="tests/core/test_control_stories.py",
+    ),
+    Mutant(
         "the next control calls every stream exact",
         "core/control/machine.py",
         "request.exact = open_request.exact",

@@ -22,6 +22,7 @@ FOUND = {
     "strain-271": "a host stood still while its control did already",
     "hosts-329": "pages that were hung elsewhere took their reader's earlier pages along",
     "hosts-100003": "a copy hung after everything else had ended",
+    "network-90042": "the word of a pause was lost with the host of the worker that had paused",
     "network-100513": "a request that had been put off named a moment that had passed when nobody was left",
 }
 """Seeds that failed once, and on what."""

@@ -41,10 +41,9 @@ class Request:
     __slots__ = (
         "arrived", "arrived_ns", "attempt", "attempts", "avoid", "border", "bytes_moved", "cached_tokens",
         "deadline_ns", "exact", "expected_tokens", "expires_ns", "handoff_ns", "handoff_pages", "held_tokens",
-        "losses", "need", "not_before_ns",
-        "outputs", "pending", "preemptions", "prefill_ns", "prefill_tokens", "put_off", "queue_ns", "reasons",
-        "recipe", "rerouted", "resumed", "source", "split", "starts", "state", "streamed", "supply", "target",
-        "waiting_since_ns",
+        "losses", "need", "not_before_ns", "outputs", "paused_on", "pending", "preemptions", "prefill_ns",
+        "prefill_tokens", "put_off", "queue_ns", "reasons", "recipe", "rerouted", "resumed", "source",
+        "split", "starts", "state", "streamed", "supply", "target", "waiting_since_ns",
     )
     # fmt: on
 
@@ -80,6 +79,8 @@ class Request:
         self.pending: list[tuple[Incarnation, int]] = []
         """Prompt tokens booked on workers for it, until they are heard done."""
         self.preemptions = 0
+        self.paused_on: Incarnation | None = None
+        """Who preempted it, until its door says what the client has."""
         self.losses = 0
         self.avoid: tuple[Incarnation, ...] = ()
         """Sources whose pages did not come over."""

@@ -107,6 +107,7 @@ class Requests:
     def _paused(self, now_ns: int, request: Request, fact: StreamPaused) -> None:
         self.dispatch.withdraw(request, "preempted", release=False)
         request.preemptions += 1
+        request.paused_on = fact.worker
         request.state = DRAINING
 
     def _drained(self, now_ns: int, request: Request, fact: StreamDrained) -> None:
@@ -114,6 +115,7 @@ class Requests:
         if request.state is not DRAINING:
             self.dispatch.withdraw(request, "preempted", release=True)
             request.preemptions += 1
+        request.paused_on = None
         request.starts = fact.starts
         request.outputs.update(fact.finished)
         request.resumed = True
@@ -166,6 +168,9 @@ class Requests:
                 self.target_lost(now_ns, request)
             elif request.source == worker and request.state is PREFILLING:
                 self.source_lost(request)
+            elif request.paused_on == worker and request.state is DRAINING:
+                # The word of it to the door may be lost with its host. A door that has it ignores this.
+                self.drain(request)
 
     def target_lost(self, now_ns: int, request: Request) -> None:
         self.dispatch.withdraw(request, "target lost", release=True)
