@@ -231,9 +231,12 @@ def _delays_s(
     struck_s: float,
     rates_s: dict[str, float],
 ) -> tuple[list[float], list[float]]:
-    """Each client's extra delay, and the work ahead of it: its own and that of all who went on before."""
+    """Each client's extra delay, and the work ahead of it: what was in hand when the fault came, its own
+    and that of all who went on before."""
+    if not served:
+        return [], []
     work_s = _work_s(stage, struck, rates_s)
-    delays_s, ahead_s, sum_s = [], [], 0.0
+    delays_s, ahead_s, sum_s = [], [], _in_hand_s(stage, struck, rates_s)
     for stream, answer in sorted(served, key=lambda pair: _next_arrival_s(pair[0], struck_s)):
         sum_s += work_s.get(stream.request_id, 0.0)
         delays_s.append(asked.extra_delay_s(stream, answer, struck_s))
@@ -254,3 +257,17 @@ def _work_s(stage: Stage, struck: int, rates_s: dict[str, float]) -> dict[str, f
         for request, count in prompt_work(record):
             work_s[request] = work_s.get(request, 0.0) + count * rate_s
     return work_s
+
+
+def _in_hand_s(stage: Stage, struck: int, rates_s: dict[str, float]) -> float:
+    """Seconds of prompt work in the longest run that was going on at the fault: nothing else begins on
+    that worker before it has ended."""
+    in_hand_s: dict[str, float] = {}
+    for record in stage.logs.records[:struck]:
+        if record.fact[0] == "StepsRan":
+            in_hand_s[record.machine] = 0.0
+        if any(action[0] == "RunSteps" for action in record.actions):
+            rate_s = rates_s.get(record.machine.partition("@")[0], 0.0)
+            in_hand_s[record.machine] = rate_s * sum(count for _, count in prompt_work(record))
+    alive = {f"{one['name']}@{one['epoch']}" for one in stage.fleet.status()["workers"]}
+    return max((work_s for machine, work_s in in_hand_s.items() if machine in alive), default=0.0)
