@@ -81,7 +81,12 @@ CONTROL_MUTANTS = (
         "for name in (request.target,):",
         test="tests/core/test_control.py",
     ),
-    Mutant("a death of the target breaks no stream", REQUESTS, "        self.drain(request)\n\n", "\n"),
+    Mutant(
+        "a death of the target breaks no stream",
+        REQUESTS,
+        "            return\n        self.drain(request)\n",
+        "            return\n",
+    ),
     Mutant(
         "a death of the source is not told",
         REQUESTS,
