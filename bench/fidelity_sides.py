@@ -16,7 +16,8 @@ from comparison import Difference, Request, Sample, Values, compare, sample
 from diptych.core.config import WorkerConfig
 from diptych.sim.costs.file import CostFile
 from diptych.sim.fleet import Limits, plan_fleet, read_groups
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.replay import replay
 from diptych.sim.timed.step_loop import Run
 from diptych.sim.timed.stream import Stream
 from diptych.sim.workloads.spec import Common, read_workload

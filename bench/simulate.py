@@ -28,7 +28,8 @@ from diptych.core.config import ControlConfig
 from diptych.models.cache import cache_folder
 from diptych.sim.costs.model import ConstantCosts
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.replay import Plan, serve, started
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.replay import serve, started
 from diptych.sim.workloads.traces import mooncake
 from prioritised import pinned, take_priority
 from report import Row, argument_parser, best_and_median, finish

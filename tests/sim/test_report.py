@@ -21,8 +21,10 @@ from diptych.sim.report.perfetto import Perfetto
 from diptych.sim.report.svg import POINTS_MAX, Axis, Series, bars, cumulative, plot, thinned
 from diptych.sim.report.terminal import show
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.meter import SAMPLES_MAX, Meter, Sample, Served
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.meter import SAMPLES_MAX, Meter
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.replay import replay
+from diptych.sim.timed.served import Sample, Served
 from diptych.sim.timed.world import TimedWorld
 from diptych.sim.workloads.spec import Common, read_workload
 

@@ -13,8 +13,9 @@ from diptych.sim.costs.measured import MeasuredCosts
 from diptych.sim.costs.model import PS_PER_NS, ConstantCosts, DecodePoint, PromptPoint
 from diptych.sim.fleet import Limits, plan_fleet
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.meter import Served
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.replay import replay
+from diptych.sim.timed.served import Served
 from diptych.sim.timed.step_loop import FULL_SPEED, Run
 from diptych.sim.workloads.spec import Common, read_workload
 

@@ -19,7 +19,8 @@ from diptych.sim.driver import Driver, Happening
 from diptych.sim.report.figures import Figures, Slo, figures
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
 from diptych.sim.timed.links import Links
-from diptych.sim.timed.replay import Plan, replay
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.replay import replay
 from diptych.sim.timed.step_loop import Run
 from diptych.sim.workloads.spec import Common, read_workload
 

@@ -13,9 +13,9 @@ from diptych.sim.costs.file import LinkCosts
 from diptych.sim.costs.model import PS_PER_NS, Spans
 from diptych.sim.driver import Happening, Seat
 from diptych.sim.scenario import MILLISECOND_NS, RequestPlan, Scenario, WorkerPlan
+from diptych.sim.timed.events import Asked
 from diptych.sim.timed.meter import Meter
 from diptych.sim.timed.seat import TimedSeat
-from diptych.sim.timed.stream import Asked
 from diptych.sim.timed.world import TimedWorld
 from diptych.sim.trace import Recorder
 from diptych.sim.workloads.ask import Ask

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diptych.sim.costs.file import CostFile
     from diptych.sim.report.figures import Figures
     from diptych.sim.report.perfetto import Perfetto
-    from diptych.sim.timed.replay import Plan
+    from diptych.sim.timed.plan import Plan
     from diptych.sim.timed.world import TimedWorld
     from diptych.sim.workloads.ask import Workload
 

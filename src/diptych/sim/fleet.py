@@ -21,7 +21,7 @@ from diptych.live.fleet_file import WorkerPlan as LiveWorker
 from diptych.sim.costs.file import ANY_WORKER, CostFile
 from diptych.sim.costs.model import PS_PER_NS, BadCosts, ConstantCosts, StepCosts
 from diptych.sim.scenario import MILLISECOND_NS, Scenario, WorkerPlan
-from diptych.sim.timed.replay import Plan
+from diptych.sim.timed.plan import Plan
 
 MEBIBYTE = 1 << 20
 PAGES_DEFAULT = 4096

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from diptych.sim.timed.meter import Meter, Served, WorkerTime
+from diptych.sim.timed.meter import Meter
+from diptych.sim.timed.served import Served, WorkerTime
 from diptych.sim.timed.world import TimedWorld
 
 PERCENTILES = (50, 90, 99)

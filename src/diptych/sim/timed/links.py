@@ -15,7 +15,7 @@ from diptych.core.ids import Incarnation
 from diptych.sim.costs.file import LinkCosts
 from diptych.sim.driver import Driver, Happening
 from diptych.sim.events import Violation
-from diptych.sim.timed.stream import Landed
+from diptych.sim.timed.events import Landed
 
 LINKS = "links"
 PS_PER_S = 1_000_000_000_000

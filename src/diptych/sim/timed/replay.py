@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
-import msgspec
-
-from diptych.sim.costs.file import HostCosts, LinkCosts
-from diptych.sim.costs.model import StepCosts
 from diptych.sim.driver import Happening
 from diptych.sim.events import Violation
-from diptych.sim.scenario import Scenario
-from diptych.sim.timed.meter import Meter, Sample, Tracer
-from diptych.sim.timed.stream import Asked, Stream, Tick
+from diptych.sim.timed.events import Asked, Tick
+from diptych.sim.timed.meter import Meter, Tracer
+from diptych.sim.timed.plan import Plan
+from diptych.sim.timed.served import Sample
+from diptych.sim.timed.stream import Stream
 from diptych.sim.timed.world import TimedWorld
 from diptych.sim.workloads.ask import SECOND_NS, Ask, Workload
 
@@ -24,21 +22,6 @@ FOREVER_NS = 1 << 62
 
 Progress = Callable[[int, int], None]
 """Called with (requests ended, virtual ns since the workload began)."""
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A fleet and what it costs."""
-
-    scenario: Scenario
-    """Workers, control and pages; its requests and faults are not used."""
-    costs: Mapping[str, StepCosts]
-    """By worker name."""
-    link: LinkCosts = LinkCosts()
-    host: HostCosts = HostCosts()
-    cores: Mapping[str, int | None] = {}
-    """By worker name: where those that compute do it."""
-    page_bytes: int = 0
-    steps_max: int | None = None
 
 
 class Clients:

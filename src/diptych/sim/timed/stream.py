@@ -1,28 +1,10 @@
-"""One request as its client sees it, and the events that only this room knows."""
+"""One request as its client sees it."""
 
 from __future__ import annotations
 
 from diptych.core import facts
 from diptych.core.ids import Attempt, PageHash
-from diptych.sim.events import Event
 from diptych.sim.workloads.ask import Ask
-
-
-class Asked(Event, frozen=True):
-    """A client sends its request."""
-
-    ask: Ask
-
-
-class Tick(Event, frozen=True):
-    """Time to look at queues and pages."""
-
-
-class Landed(Event, frozen=True):
-    """Some transfer on a link is complete, unless the link's load has changed since."""
-
-    link: str
-    change: int
 
 
 class Stream:
