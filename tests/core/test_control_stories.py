@@ -101,6 +101,23 @@ def test_a_stream_that_wants_no_other_numerics_fails_where_its_own_do_not_come(
     assert not desk.machine.requests.open
 
 
+def test_a_request_with_a_recipe_waits_for_its_numerics_as_a_stream_does(
+    new_desk: Callable[..., Any],
+) -> None:
+    """Both halves die before its first token, and take longer to come back than anybody waits who may be
+    served by any worker."""
+    desk = new_desk(exact_wait_ns=500 * MS, unavailable_wait_ns=50 * MS)
+    desk.fleet()
+    desk.arrive(seeded=True)
+    desk.about(facts.TargetReserved, worker=D, held_tokens=0, held=())
+    for worker in (P, D):
+        desk.say(facts.WorkerLost(worker=worker))
+    desk.about(facts.StreamDrained, starts=(facts.SequenceStart(0, 0),))
+    assert desk.say(facts.DeadlinePassed(), after_ns=300 * MS) == {}
+    told = desk.worker("prefill-0@2", "prefill", ("int8", "int4"))
+    assert only(told["prefill-0@2"], facts.TargetRequested).recipe == CANONICAL
+
+
 def test_a_request_that_wants_no_other_numerics_waits_as_long_for_them_as_a_stream(
     new_desk: Callable[..., Any],
 ) -> None:

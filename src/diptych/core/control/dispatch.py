@@ -89,7 +89,7 @@ class Dispatch:
         request.not_before_ns = 0
         request.expires_ns = now_ns + (
             self.config.exact_wait_ns
-            if request.streamed or request.arrived.exact
+            if request.streamed or request.recipe or request.arrived.exact
             else self.config.unavailable_wait_ns
         )
         insort(self.queue, request, key=lambda waiting: (-waiting.arrived.priority, waiting.arrived_ns))
