@@ -15,19 +15,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from parsers import attack, parsers
-
-ROUND = 5000
-
-
-def one(task: tuple[int, int]) -> tuple[str, dict[str, int], str]:
-    index, seed = task
-    parser = parsers()[index]
-    try:
-        return parser.name, attack(parser, ROUND, seed), ""
-    except Exception as error:
-        notes = "; ".join(getattr(error, "__notes__", ()))
-        return parser.name, {}, f"{type(error).__name__}: {error} ({notes})"
+from parsers import ROUND, one, parsers
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ from diptych.wire.session import Packet, Session
 
 FORMAT = nhd(model="m", layers=2, kv_heads=2, head_dim=8)
 HEADER_BYTES = 4
+ROUND = 5000
+"""Inputs of one parser in one go."""
 LENGTHS = (b"\xff" * 4, b"\xdd\xff\xff\xff\xff", b"\x91" * 40, bytes(8))
 """Giant lengths, arrays in arrays, nothing."""
 
@@ -169,3 +171,14 @@ def attack(parser: Parser, inputs: int, seed: int) -> dict[str, int]:
         else:
             counts["taken"] += 1
     return counts
+
+
+def one(task: tuple[int, int]) -> tuple[str, dict[str, int], str]:
+    """(parser, seed): its name, what it did with the inputs, and what was wrong; for a process of its own."""
+    index, seed = task
+    parser = parsers()[index]
+    try:
+        return parser.name, attack(parser, ROUND, seed), ""
+    except Exception as error:
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        return parser.name, {}, f"{type(error).__name__}: {error} ({notes})"

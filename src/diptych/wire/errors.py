@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises on bytes that are not what they should be; on bad UTF-8 it is not an error of its own."""
+"""What msgspec raises on bytes that are not what they should be; on bad UTF-8 no error of its own."""
 
 
 class WireError(DiptychError):

@@ -82,16 +82,16 @@ class Session(Generic[Body]):
         self._acknowledged(now_ns, packet.taken)
         if packet.number == 0:
             return [], []
+        if packet.body is None or packet.number < 0:
+            raise MalformedMessage(f"packet {packet.number} has no message in it")
         due: list[Body] = []
         if packet.number <= self._taken or packet.number in self._early:
             self.repeats += 1
         elif packet.number > self._taken + 1:
             self.gaps += 1
             if len(self._early) < EARLY_MAX:
-                assert packet.body is not None
                 self._early[packet.number] = packet.body
         else:
-            assert packet.body is not None
             self._early[packet.number] = packet.body
             while self._taken + 1 in self._early:
                 self._taken += 1
