@@ -87,11 +87,9 @@ class Dispatch:
         request.target = request.source = None
         request.waiting_since_ns = now_ns
         request.not_before_ns = 0
-        request.expires_ns = now_ns + (
-            self.config.exact_wait_ns
-            if request.streamed or request.recipe or request.arrived.exact
-            else self.config.unavailable_wait_ns
-        )
+        waits_long = request.streamed or request.recipe or request.arrived.exact
+        wait_ns = self.config.exact_wait_ns if waits_long else self.config.unavailable_wait_ns
+        request.expires_ns = now_ns + wait_ns
         insort(self.queue, request, key=lambda waiting: (-waiting.arrived.priority, waiting.arrived_ns))
 
     def put_off(self, now_ns: int, request: Request, outcome: str, *, release: bool) -> None:
