@@ -39,6 +39,9 @@ LOW, HIGH = 0.2, 0.8
 WORKLOAD_S = 45
 """A workload that would take longer has fewer requests, on a slow or disturbed machine."""
 REQUESTS_MIN = 40
+DRIFT_MAX = 0.1
+"""Of an engine's steps from before to after: more, and the errors are of the machine rather than of the
+simulator."""
 SHAPE = "input=64-320,output=16-48,shared=48"
 
 
@@ -125,6 +128,8 @@ def words(costs: CostFile, again: CostFile) -> str:
         if isinstance(before, MeasuredCosts) and isinstance(after := again.workers.get(name), MeasuredCosts)
     }
     later = ", ".join(f"{name} {ratio:+.1%}" for name, ratio in drift.items())
+    if any(abs(ratio) > DRIFT_MAX for ratio in drift.values()):
+        later += ": THE MACHINE WAS DISTURBED, errors say little"
     return (
         f"a message {link.latency_ns / 1e3:.0f} us, a request besides its engines and messages "
         f"{host.request_ns / 1e6:.2f} ms, between two runs {host.turnaround_ns / 1e3:.0f} us, beside a busy "

@@ -12,7 +12,7 @@ from diptych.sim.costs.file import CostFile, HostCosts, LinkCosts, read_costs, w
 from diptych.sim.costs.measured import MeasuredCosts, MixedPoint, fit_line
 from diptych.sim.costs.messages import measure_link
 from diptych.sim.costs.model import BadCosts, ConstantCosts, Curve, DecodePoint, PromptPoint
-from diptych.sim.costs.profiling import Bench, Grid, MeasuredDoor
+from diptych.sim.costs.profiling import Bench, Grid, MeasuredDoor, shortest
 from diptych.sim.costs.roofline import Geometry, RooflineCosts
 
 GEOMETRY = Geometry(parameters=1e9, layers=10, heads=8, kv_heads=2, head_dim=64, weight_bytes=5e8)
@@ -188,6 +188,24 @@ def test_a_worker_without_costs_is_named() -> None:
         costs.of("decode-1", "native", "int4")
 
 
+def test_the_shortest_of_each_point_is_kept() -> None:
+    disturbed = measured(
+        prompt=(PromptPoint(10, 0, 9000), PromptPoint(20, 0, 1500)),
+        decode=(DecodePoint(1, 100, 400), DecodePoint(3, 100, 7000)),
+        sample_ns=90,
+    )
+    usual = measured(
+        prompt=(PromptPoint(10, 0, 1000), PromptPoint(20, 0, 1600)),
+        decode=(DecodePoint(1, 100, 500), DecodePoint(3, 100, 1000)),
+        sample_ns=70,
+    )
+    assert shortest([disturbed, usual]) == measured(
+        prompt=(PromptPoint(10, 0, 1000), PromptPoint(20, 0, 1500)),
+        decode=(DecodePoint(1, 100, 400), DecodePoint(3, 100, 1000)),
+        sample_ns=70,
+    )
+
+
 @pytest.fixture
 def door() -> Iterator[MeasuredDoor]:
     made = MeasuredDoor()
@@ -204,8 +222,8 @@ def test_profiling_finds_what_an_engine_declares(door: MeasuredDoor) -> None:
     found = Bench(engine, grid, door).measure(notes.append)
     assert [(point.tokens, point.context) for point in found.prompt] == [(1, 0), (1, 64), (32, 0), (32, 64)]
     assert [(point.sequences, point.context) for point in found.decode] == [(1, 1), (1, 64), (3, 1), (3, 64)]
-    # One for the first token's sampling.
-    assert len(notes) == len(found.prompt) + len(found.decode) + len(found.mixed) + 1
+    # In each of two sweeps one more for the first token's sampling.
+    assert len(notes) == 2 * (len(found.prompt) + len(found.decode) + len(found.mixed) + 1)
     assert [(point.sequences, point.context) for point in found.mixed] == [(1, 1), (1, 64)]
     for point in found.prompt:
         declared = 100_000 if point.tokens == 1 else 20_000 * point.tokens
