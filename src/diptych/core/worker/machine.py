@@ -79,8 +79,14 @@ class Worker:
         if row is None:
             raise ImpossibleFact(self.config.worker, "any", fact)
         row(self, now_ns, fact)
-        if self.ledger.granted:
-            self._work(now_ns)
+        if (self.targets.line or self.sources.line) and self.ledger.granted:
+            self._admit(now_ns)
+        run = self.run
+        if run is None:
+            if self.ledger.granted:
+                self._start_run(now_ns)
+        elif run.steps_max > 1 and not run.ending and self._prompts_wait(run):
+            self._end_run()
         outbox = self.ledger.outbox
         if not outbox:
             return ()
@@ -120,22 +126,12 @@ class Worker:
 
     # ---- work -------------------------------------------------------------------------------------
 
-    def _work(self, now_ns: int) -> None:
-        """Admits who can be admitted, then starts a run, or ends a long one for newcomers."""
+    def _admit(self, now_ns: int) -> None:
+        """Those who wait for pages, as long as there are any."""
         if self.targets.line:
             self.targets.admit(now_ns)
         if self.sources.line:
             self.sources.admit(now_ns)
-        run = self.run
-        if run is None:
-            self._start_run(now_ns)
-        elif (
-            (self.targets.streams.prompting or self.sources.tasks)
-            and run.steps_max > 1
-            and not run.ending
-            and self._prompts_wait(run)
-        ):
-            self._end_run()
 
     def _prompts_wait(self, run: RunInHand) -> bool:
         """Whether there is prompt work beside the run in hand, of sources or for a free seat."""

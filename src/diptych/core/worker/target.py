@@ -293,7 +293,7 @@ class Targets:
         """The run that completes its prompt begins."""
         task.started = True
         request, attempt = task.key
-        fact = StreamStarted(
+        started = StreamStarted(
             request=request,
             attempt=attempt,
             worker=self.config.worker,
@@ -302,7 +302,7 @@ class Targets:
             pulled_pages=task.pulled_pages,
             pull_ns=task.pull_ns,
         )
-        self._tell(CONTROL, fact)
+        self.ledger.outbox.append(Send(to=CONTROL, fact=started))
 
     def ended(self, task: Target) -> None:
         """Its last sequence has finished."""
