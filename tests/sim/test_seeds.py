@@ -21,6 +21,7 @@ FOUND = {
     "handoff-100662": "what was offered was offered back before its answer could leave",
     "strain-271": "a host stood still while its control did already",
     "hosts-329": "pages that were hung elsewhere took their reader's earlier pages along",
+    "hosts-300653": "a dead reader had offered a page back to its owner",
     "hosts-100003": "a copy hung after everything else had ended",
     "network-90042": "the word of a pause was lost with the host of the worker that had paused",
     "network-100513": "a request that had been put off named a moment that had passed when nobody was left",

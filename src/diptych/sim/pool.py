@@ -183,6 +183,9 @@ class Pool:
                 for page in from_extents(fact.pages):
                     self._granted(to, page)
             case facts.EstateSettled():
+                # What the dead offered is inherited by now, or was the receiver's own page all along.
+                for offer in [held for held in self._offered if held[:2] == (fact.lost, to)]:
+                    self._withdrawn(offer)
                 for page in from_extents(fact.inherited):
                     self._inherited(to, fact.lost, page)
                 for page in from_extents(fact.deposits):
