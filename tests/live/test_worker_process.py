@@ -200,7 +200,7 @@ def test_a_dead_door_stops_nobody(host: FakeHost) -> None:
     [
         ({"engine": "abacus"}, "engine: 'abacus' is none of native, torch, scripted"),
         ({"options": {"sped": 1}}, "options.sped: the scripted engine knows step_ns"),
-        ({"page_tokens": 8}, "its pages differ from the pool's in `page_tokens`"),
+        ({"page_tokens": 8}, "its pages differ from the pool's in `group.page_tokens`"),
         ({"pool_pages": 100_000}, "pool: the file has"),
     ],
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from diptych.sim.explorer import _search
+
 pytestmark = pytest.mark.interpreted  # The copy is changed as source.
 MUTANTS = Path(__file__).parent.parent / "mutants"
 ALONE = """
@@ -42,6 +44,8 @@ def test_a_deliberate_bug_is_found_and_told(
         shutil.copytree(
             package / room, tmp_path / "diptych" / room, ignore=shutil.ignore_patterns("__pycache__")
         )
+    # The compiled search lies beside its source, or where an editable install put it.
+    shutil.copy(_search.__file__, tmp_path / "diptych" / "sim" / "explorer")
     for file in package.glob("*.py"):
         shutil.copy(file, tmp_path / "diptych")
     mutant.apply(tmp_path / "diptych")
