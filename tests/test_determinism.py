@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from diptych.sim.seeds.mixed import random_scenario
 from diptych.sim.run import simulate
+from diptych.sim.seeds.mixed import random_scenario
 
 PROGRAM = """
 from diptych.sim.seeds.mixed import random_scenario
