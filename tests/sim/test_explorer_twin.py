@@ -148,9 +148,7 @@ class PlainSearch:
 @pytest.mark.parametrize(
     ("name", "budgets"),
     [
-        ("compete", {"attempts": 4, "messages": 16}),
         ("next-turn", {"leavers": 1, "messages": 4}),
-        ("pair-death", {"deaths": 1, "messages": 4}),
         ("pair", {"leavers": 1, "expiries": 1, "doubles": 1, "messages": 5}),
     ],
 )
