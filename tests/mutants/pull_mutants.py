@@ -76,8 +76,8 @@ PULL_MUTANTS = (
     Mutant(
         "copies are sealed in the order in which they arrive",
         FETCH,
-        "        while task.sealed in task.fetched:\n            self._seal(task, task.fetched.pop(task.sealed))\n",
-        "        for first in list(task.fetched):\n            self._seal(task, task.fetched.pop(first))\n",
+        "        while task.sealed in task.fetched:\n            pages, hashes = task.fetched.pop(task.sealed),",
+        "        for first in list(task.fetched):\n            pages, hashes = task.fetched.pop(first),",
     ),
     Mutant(
         "an offer that nobody wants is not answered",
@@ -89,7 +89,7 @@ PULL_MUTANTS = (
     Mutant(
         "a failed copy is told to nobody",
         FETCH,
-        "            if task.source is not None:\n                self._fail(task, pull)\n",
+        "            if task.source is not None:\n                self.fail(task.key, pull.source, pull.failure)\n",
         "            pass\n",
     ),
     Mutant(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from diptych.core.config import WorkerConfig
 from diptych.core.facts import ClaimsRenewed, Fact, PagesPulled, PullConfirmed, PullEnded
 from diptych.core.worker.grants import Grants
 from diptych.core.worker.pulls import Pull, Pulls
@@ -15,10 +14,7 @@ from diptych.core.worker.target import Targets
 class Exchange:
     """Joins the two halves of pulls (`pulls.py`, `grants.py`) with the two desks."""
 
-    def __init__(
-        self, config: WorkerConfig, pulls: Pulls, grants: Grants, sources: Sources, targets: Targets
-    ) -> None:
-        self.config = config
+    def __init__(self, pulls: Pulls, grants: Grants, sources: Sources, targets: Targets) -> None:
         self.pulls = pulls
         self.grants = grants
         self.sources = sources

@@ -6,14 +6,14 @@ copies into pages set aside beforehand, and seal them in prompt order, in whatev
 
 from __future__ import annotations
 
-from diptych.core.actions import Send
 from diptych.core.config import WorkerConfig
 from diptych.core.facts import FetchFailed
-from diptych.core.ids import CONTROL, Incarnation, Pages
+from diptych.core.ids import CONTROL, Incarnation, PageHash, Pages
 from diptych.core.pages.ledger import Ledger
-from diptych.core.recipe import numerics_at, run_end
+from diptych.core.pages.node import Node
+from diptych.core.recipe import Recipe, run_at
 from diptych.core.worker.pulls import Pull, Pulls
-from diptych.core.worker.sequence import Source, Target
+from diptych.core.worker.sequence import Key, Source, Target
 
 
 class Fetch:
@@ -41,30 +41,18 @@ class Fetch:
         if pull.failure:
             task.spare += pull.into
             if task.source is not None:
-                self._fail(task, pull)
+                self.fail(task.key, pull.source, pull.failure)
             return
         task.bytes_moved += pull.bytes_moved
         task.pulled_pages += len(pull.into)
         task.pull_ns += pull.took_ns
         task.fetched[pull.first_page] = pull.into
         while task.sealed in task.fetched:
-            self._seal(task, task.fetched.pop(task.sealed))
-
-    def _seal(self, task: Target, pages: list[int]) -> None:
-        tokens = self.config.page_tokens
-        index, end = task.sealed, task.sealed + len(pages)
-        while index < end:
-            stop = min(end, run_end(task.recipe, index * tokens) // tokens)
-            mine = pages[index - end + len(pages) : stop - end + len(pages)]
-            numerics = numerics_at(task.recipe, index * tokens)
-            assert task.leaf is not None
-            task.leaf, standing = self.ledger.seal(
-                task.leaf, task.ask.page_hashes[index:stop], mine, numerics
-            )
+            pages, hashes = task.fetched.pop(task.sealed), task.ask.page_hashes
+            task.leaf, standing = self._seal(task.leaf, hashes, task.sealed, pages, task.recipe)
             task.shared += standing
-            index = stop
-        task.sealed = end
-        task.computed = end * tokens
+            task.sealed += len(pages)
+            task.computed = task.sealed * self.config.page_tokens
 
     def cancel(self, task: Target) -> bool:
         """The source is lost. Returns whether its pages are all the task's again."""
@@ -75,17 +63,6 @@ class Fetch:
         task.fetched.clear()
         task.asked_page = 0
         return not self.pulls.any_of(task.key)
-
-    def _fail(self, task: Target, pull: Pull) -> None:
-        request, attempt = task.key
-        fact = FetchFailed(
-            request=request,
-            attempt=attempt,
-            worker=self.config.worker,
-            source=pull.source,
-            why=pull.failure,
-        )
-        self.ledger.outbox.append(Send(to=CONTROL, fact=fact))
 
     # ---- sources ----------------------------------------------------------------------------------
 
@@ -99,15 +76,40 @@ class Fetch:
         if pull.failure:
             task.spare = pull.into + task.spare
             return
-        tokens, ask = self.config.page_tokens, task.ask
-        index, end = task.sealed, task.sealed + len(pull.into)
-        while index < end:
-            stop = min(end, run_end(ask.recipe, index * tokens) // tokens)
-            mine = pull.into[index - end + len(pull.into) : stop - end + len(pull.into)]
-            numerics = numerics_at(ask.recipe, index * tokens)
-            assert task.leaf is not None
-            task.leaf, standing = self.ledger.seal(task.leaf, ask.page_hashes[index:stop], mine, numerics)
-            task.pages += standing
-            index = stop
-        task.cached = task.sealed = end
-        task.computed = end * tokens
+        ask = task.ask
+        task.leaf, standing = self._seal(task.leaf, ask.page_hashes, task.sealed, pull.into, ask.recipe)
+        task.pages += standing
+        task.cached = task.sealed = task.sealed + len(pull.into)
+        task.computed = task.sealed * self.config.page_tokens
+
+    # ---- both -------------------------------------------------------------------------------------
+
+    def fail(self, key: Key, source: Incarnation, why: str) -> None:
+        """Sends the request back to control."""
+        request, attempt = key
+        worker = self.config.worker
+        fact = FetchFailed(request=request, attempt=attempt, worker=worker, source=source, why=why)
+        self.ledger.tell(CONTROL, fact)
+
+    def _seal(
+        self,
+        leaf: Node | None,
+        hashes: tuple[PageHash, ...],
+        first_page: int,
+        pages: list[int],
+        recipe: Recipe,
+    ) -> tuple[Node, list[int]]:
+        """Copies of the prompt's pages from `first_page` on go into the tree, cut where numerics change.
+        Returns the new leaf and the pages that now stand for them."""
+        assert leaf is not None
+        tokens = self.config.page_tokens
+        standing: list[int] = []
+        done = 0
+        while done < len(pages):
+            run = run_at(recipe, (first_page + done) * tokens)
+            end = min(len(pages), run.end // tokens - first_page)
+            mine = hashes[first_page + done : first_page + end]
+            leaf, placed = self.ledger.seal(leaf, mine, pages[done:end], run.numerics)
+            standing += placed
+            done = end
+        return leaf, standing

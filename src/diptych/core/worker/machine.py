@@ -65,7 +65,7 @@ class Worker:
         fetch = Fetch(config, self.ledger, pulls)
         self.sources = Sources(config, self.ledger, fetch, grants)
         self.targets = Targets(config, self.ledger, fetch, grants)
-        self.exchange = Exchange(config, pulls, grants, self.sources, self.targets)
+        self.exchange = Exchange(pulls, grants, self.sources, self.targets)
         self.rates = Rates(config.prefill_ns_per_token, config.decode_ns_per_step)
         self.run: RunInHand | None = None
         self._postponed: list[PeerLost] = []

@@ -22,7 +22,6 @@ from diptych.core.facts import (
     ContextNeeded,
     ContextReturned,
     Fact,
-    FetchFailed,
     OfferAnswered,
     PagesOffered,
     PrefillFinished,
@@ -137,7 +136,7 @@ class Sources:
 
     def _give_up(self, task: Source, why: str) -> None:
         self._drop(task)
-        self._fail(task, why)
+        self.fetch.fail(task.key, self.config.worker, why)
 
     def read_context(self, now_ns: int, task: Source, fact: ContextLent) -> None:
         if fact.claim:
@@ -191,7 +190,8 @@ class Sources:
             task.claimed += len(grant.pages)
             self._settle(now_ns, task)
         else:
-            self._fail(task, f"{grant.reader} was silent for the lease of its claim")
+            why = f"{grant.reader} was silent for the lease of its claim"
+            self.fetch.fail(task.key, self.config.worker, why)
 
     def release(self, now_ns: int, task: Source, fact: Fact | None = None) -> None:
         if task.key in self.in_run:
@@ -364,12 +364,6 @@ class Sources:
         for task in list(self.tasks.values()):
             if task.state is not CLOSING:
                 self.release(now_ns, task)
-
-    def _fail(self, task: Source, why: str) -> None:
-        request, attempt = task.key
-        worker = self.config.worker
-        fact = FetchFailed(request=request, attempt=attempt, worker=worker, source=worker, why=why)
-        self._tell(CONTROL, fact)
 
     def _tell(self, to: str, fact: Fact) -> None:
         self.ledger.tell(to, fact)
