@@ -95,25 +95,24 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._signalled)
         self._loop.set_exception_handler(self._broken)
-        formats = sorted({plan.format for plan in self._plan.workers if plan.engine == "native"})
-        engines = sorted({plan.engine for plan in self._plan.workers})
+        plan = self._plan
+        formats = sorted({worker.format for worker in plan.workers if worker.engine == "native"})
+        engines = sorted({worker.engine for worker in plan.workers})
         self._packer = Child(
             "diptych.live.packer", "packer", received=self._received, reaped=self._packer_reaped
         )
-        self._packer.link.send(
-            PackAsked(
-                model=self._plan.model,
-                engines=tuple(engines),
-                formats=tuple(formats),
-                page_tokens=self._plan.page_tokens,
-            )
+        asked = PackAsked(
+            model=plan.model, engines=tuple(engines), formats=tuple(formats), page_tokens=plan.page_tokens
         )
+        self._packer.link.send(asked)
         # They import while the packer packs, and wait for their launch messages.
         for slot in self._slots():
             self._spawn(slot)
         try:
             return await self._ended
         finally:
+            if self._hub is not None:
+                self._hub.close()
             for descriptor in (*self._memory, self._pool):
                 if descriptor >= 0:
                     os.close(descriptor)

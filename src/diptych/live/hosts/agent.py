@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ import msgspec
 from diptych.core.facts import Fact
 from diptych.live.child import Child
 from diptych.live.fleet_file import WorkerPlan
-from diptych.live.hosts.link import GREETING_BYTES_MAX, HostSession, read_frame
-from diptych.live.hosts.relay import Channel
+from diptych.live.hosts.link import HostSession, read_greeting, write_greeting
+from diptych.live.hosts.relay import Channel, open_channel
 from diptych.live.hosts.security import client_context, tune
 from diptych.live.hosts.words import (
     NONCE_BYTES,
@@ -40,16 +39,13 @@ from diptych.live.hosts.words import (
     Stated,
     Welcome,
     WorkerUp,
-    decode_greeting,
-    encode_greeting,
     proof,
 )
-from diptych.live.launch import Connected, ExchangeLaunch, ProcessStarted
+from diptych.live.launch import ExchangeLaunch, ProcessStarted
 from diptych.live.launching import process_started, worker_spawned
 from diptych.live.serve_plan import ServePlan
 from diptych.live.supervisor import Supervisor
 from diptych.wire.errors import WireError
-from diptych.wire.frames import frame
 
 __all__ = ["Agent", "AgentPlan", "JoinRefused"]
 
@@ -133,16 +129,16 @@ class Agent:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: int
     ) -> Welcome:
         hello = Hello(VERSION, self._plan.name, secrets.token_bytes(NONCE_BYTES), session)
-        writer.write(frame(encode_greeting(hello)))
-        challenge = decode_greeting(await read_frame(reader, GREETING_BYTES_MAX))
+        write_greeting(writer, hello)
+        challenge = await read_greeting(reader)
         if not isinstance(challenge, Challenge):
             raise WireError("the hub did not answer as one")
         expected = proof(self._plan.token, "hub", hello, challenge.nonce)
         if not hmac.compare_digest(challenge.proof, expected):
             raise JoinRefused("token: who listens there does not have this fleet's")
         answer = Proof(proof(self._plan.token, "agent", hello, challenge.nonce))
-        writer.write(frame(encode_greeting(answer)))
-        welcome = decode_greeting(await read_frame(reader, GREETING_BYTES_MAX))
+        write_greeting(writer, answer)
+        welcome = await read_greeting(reader)
         if isinstance(welcome, Refused):
             raise _SessionOver if welcome.over else JoinRefused(welcome.reason)
         if not isinstance(welcome, Welcome):
@@ -261,17 +257,16 @@ class _Stay:
         if child is None:
             self._session.send(Shut(word.channel))
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         number = word.channel
-        self._channels[number] = Channel(
-            f"{word.worker} - {word.peer}",
-            ours,
-            lambda data: self._session.send(Data(number, data)),
-            lambda: self._shut(number),
-            lambda: self._session.busy,
+        self._channels[number] = open_channel(
+            child,
+            word.peer,
+            word.kind,
+            word.epoch,
+            number=number,
+            session=self._session,
+            shut=lambda: self._shut(number),
         )
-        child.link.send(Connected(peer=word.peer, kind=word.kind, epoch=word.epoch), (theirs.fileno(),))
-        theirs.close()
 
     def _shut(self, number: int) -> None:
         self._channels.pop(number, None)

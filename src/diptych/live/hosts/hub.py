@@ -12,7 +12,6 @@ import asyncio
 import hmac
 import logging
 import secrets
-import socket
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,8 +21,8 @@ from diptych.core.config import SECOND_NS
 from diptych.core.facts import Fact, WorkerLost
 from diptych.core.ids import CONTROL
 from diptych.live.child import Child
-from diptych.live.hosts.link import GREETING_BYTES_MAX, HostSession, read_frame
-from diptych.live.hosts.relay import Channel
+from diptych.live.hosts.link import HostSession, read_greeting, write_greeting
+from diptych.live.hosts.relay import Channel, open_channel
 from diptych.live.hosts.security import server_context, tune
 from diptych.live.hosts.words import (
     NONCE_BYTES,
@@ -32,7 +31,6 @@ from diptych.live.hosts.words import (
     ControlUp,
     Data,
     Fence,
-    Greeting,
     Hello,
     HostWord,
     Opened,
@@ -43,14 +41,11 @@ from diptych.live.hosts.words import (
     Stated,
     Welcome,
     WorkerUp,
-    decode_greeting,
-    encode_greeting,
     proof,
 )
-from diptych.live.launch import Connected, Packed, ProcessStarted
+from diptych.live.launch import Packed, ProcessStarted
 from diptych.live.serve_plan import ListenPlan, ServePlan
 from diptych.wire.errors import WireError
-from diptych.wire.frames import frame
 
 __all__ = ["Hub", "RemoteHost", "open_hub"]
 
@@ -103,8 +98,6 @@ class Hub:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.hosts: dict[int, RemoteHost] = {}
-        self.refused = 0
-        """Peers that were turned away."""
         self._plan = plan
         self._welcome = welcome
         self._household = household
@@ -171,29 +164,23 @@ class Hub:
             async with asyncio.timeout(GREETING_S):
                 host = await self._greet(reader, writer)
         except (WireError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-            self.refused += 1
             log.warning("host at %s refused: %s", peer, error or type(error).__name__)
             writer.close()
-            return
-        finally:
-            self._tasks.discard(task)
-        self._tasks.add(task)
-        try:
-            why = await host.session.carry(reader, writer)
-            self._away(host, why)
+        else:
+            self._away(host, await host.session.carry(reader, writer))
         finally:
             self._tasks.discard(task)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> RemoteHost:
-        hello = decode_greeting(await read_frame(reader, GREETING_BYTES_MAX))
+        hello = await read_greeting(reader)
         if not isinstance(hello, Hello) or hello.version != VERSION or len(hello.nonce) != NONCE_BYTES:
             raise WireError("not an agent of this version")
         nonce = secrets.token_bytes(NONCE_BYTES)
-        _write(writer, Challenge(nonce, proof(self._plan.token, "hub", hello, nonce)))
-        answer = decode_greeting(await read_frame(reader, GREETING_BYTES_MAX))
+        write_greeting(writer, Challenge(nonce, proof(self._plan.token, "hub", hello, nonce)))
+        answer = await read_greeting(reader)
         expected = proof(self._plan.token, "agent", hello, nonce)
         if not isinstance(answer, Proof) or not hmac.compare_digest(answer.proof, expected):
-            _write(writer, Refused("token: this is not the fleet's"))
+            write_greeting(writer, Refused("token: this is not the fleet's"))
             raise WireError(f"{hello.host} does not have the fleet's token")
         if hello.session:
             return self._back(hello, writer)
@@ -202,22 +189,22 @@ class Hub:
     def _back(self, hello: Hello, writer: asyncio.StreamWriter) -> RemoteHost:
         host = self.hosts.get(hello.session)
         if host is None or host.name != hello.host:
-            _write(writer, Refused("the session is over", over=True))
+            write_greeting(writer, Refused("the session is over", over=True))
             raise WireError(f"session {hello.session} of {hello.host} is over")
         if host.expiry is not None:
             host.expiry.cancel()
             host.expiry = None
-        _write(writer, self._welcome(host.number))
+        write_greeting(writer, self._welcome(host.number))
         self._tell(f"{host.name}: back")
         return host
 
     def _join(self, hello: Hello, writer: asyncio.StreamWriter) -> RemoteHost:
         if len(self.hosts) >= HOSTS_MAX:
-            _write(writer, Refused(f"{HOSTS_MAX} hosts have joined, no more are taken"))
+            write_greeting(writer, Refused(f"{HOSTS_MAX} hosts have joined, no more are taken"))
             raise WireError("too many hosts")
         for former in [host for host in self.hosts.values() if host.name == hello.host]:
             if former.session.connected:
-                _write(writer, Refused(f"name: a host {hello.host!r} is here already"))
+                write_greeting(writer, Refused(f"name: a host {hello.host!r} is here already"))
                 raise WireError(f"a second host {hello.host}")
             self._lose(former, "it joins anew")
         self._numbers += 1
@@ -226,7 +213,7 @@ class Hub:
             host.name, lambda word: self._received(host, word), lambda: self._drained(host)
         )
         self.hosts[host.number] = host
-        _write(writer, self._welcome(host.number))
+        write_greeting(writer, self._welcome(host.number))
         host.session.send(ControlUp(self._household.control_epoch))
         self._tell(f"{host.name}: joined")
         return host
@@ -286,21 +273,18 @@ class Hub:
 
     def _open(self, host: RemoteHost, worker: str, child: Child) -> None:
         """A channel between a worker of another host and a local process."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         number = host.next_channel()
-        channel = Channel(
-            f"{worker} - {child.identity}",
-            ours,
-            lambda data: host.session.send(Data(number, data)),
-            lambda: self._shut_there(host, number),
-            lambda: host.session.busy,
-        )
-        host.channels[number] = channel
         epoch = self._household.control_epoch if child.identity == CONTROL else 0
-        kind = child.module.rpartition(".")[2]
-        host.session.send(Opened(number, worker, child.identity, kind, epoch))
-        child.link.send(Connected(peer=worker, kind="worker", epoch=0), (theirs.fileno(),))
-        theirs.close()
+        host.session.send(Opened(number, worker, child.identity, child.module.rpartition(".")[2], epoch))
+        host.channels[number] = open_channel(
+            child,
+            worker,
+            "worker",
+            0,
+            number=number,
+            session=host.session,
+            shut=lambda: self._shut_there(host, number),
+        )
 
     def _join_channels(self, host: RemoteHost, worker: str, other: RemoteHost, peer: str) -> None:
         """A channel between workers of two other hosts, through here."""
@@ -368,7 +352,3 @@ def open_hub(
 
     hub.starting = asyncio.get_running_loop().create_task(start())
     return hub
-
-
-def _write(writer: asyncio.StreamWriter, greeting: Greeting) -> None:
-    writer.write(frame(encode_greeting(greeting)))

@@ -12,12 +12,19 @@ import logging
 import time
 from collections.abc import Callable
 
-from diptych.live.hosts.words import HostWord, decode_packet, encode_packet
+from diptych.live.hosts.words import (
+    Greeting,
+    HostWord,
+    decode_greeting,
+    decode_packet,
+    encode_greeting,
+    encode_packet,
+)
 from diptych.wire.errors import WireError
 from diptych.wire.frames import HEADER_BYTES, frame
 from diptych.wire.session import Packet, Session
 
-__all__ = ["GREETING_BYTES_MAX", "HostSession", "read_frame"]
+__all__ = ["HostSession", "read_greeting", "write_greeting"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +44,15 @@ async def read_frame(reader: asyncio.StreamReader, bytes_max: int) -> bytes:
     return await reader.readexactly(length)
 
 
+async def read_greeting(reader: asyncio.StreamReader) -> Greeting:
+    """Raises as `read_frame` does, and `MalformedMessage`."""
+    return decode_greeting(await read_frame(reader, GREETING_BYTES_MAX))
+
+
+def write_greeting(writer: asyncio.StreamWriter, greeting: Greeting) -> None:
+    writer.write(frame(encode_greeting(greeting)))
+
+
 class HostSession:
     """Messages to and from one other host, for as long as its session lasts; connections come and go."""
 
@@ -54,9 +70,8 @@ class HostSession:
     def connected(self) -> bool:
         return self._writer is not None
 
-    @property
-    def busy(self) -> bool:
-        """Whoever only passes data on should wait until `drained`."""
+    def must_wait(self) -> bool:
+        """Whether who only passes data on should wait; `drained` follows where so."""
         if self._session.unacknowledged >= BUSY_MESSAGES:
             self._waiting = True
         return self._waiting

@@ -12,13 +12,42 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["Channel"]
+from diptych.live.child import Child
+from diptych.live.hosts.link import HostSession
+from diptych.live.hosts.words import Data
+from diptych.live.launch import Connected
+
+__all__ = ["Channel", "open_channel"]
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 64 * 1024
 UNREAD_BYTES_MAX = 32 * 1024 * 1024
 """A local process that lets so much wait is stuck: the channel is shut."""
+
+
+def open_channel(
+    child: Child,
+    peer: str,
+    kind: str,
+    epoch: int,
+    *,
+    number: int,
+    session: HostSession,
+    shut: Callable[[], None],
+) -> Channel:
+    """Connects a local process with `peer`, a process of the host that `session` leads to."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel = Channel(
+        f"{child.identity} - {peer}",
+        ours,
+        lambda data: session.send(Data(number, data)),
+        shut,
+        session.must_wait,
+    )
+    child.link.send(Connected(peer=peer, kind=kind, epoch=epoch), (theirs.fileno(),))
+    theirs.close()
+    return channel
 
 
 class Channel:

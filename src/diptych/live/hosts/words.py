@@ -9,14 +9,13 @@ other arrives once and in order, whichever of their processes it is between.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from typing import TYPE_CHECKING, Union
 
 import msgspec
 
 from diptych.core.facts import WIRE_FACTS, Fact
 from diptych.wire.errors import UNDECODABLE, MalformedMessage
+from diptych.wire.proofs import keyed_proof
 from diptych.wire.session import Packet
 
 __all__ = [
@@ -174,7 +173,7 @@ def decode_packet(body: bytes) -> Packet[HostWord]:
 
 
 def proof(token: bytes, side: str, hello: Hello, hub_nonce: bytes) -> bytes:
-    """What only who has the token can say of these two nonces (HMAC, RFC 2104, with SHA-256)."""
-    parts = (side.encode(), hello.host.encode(), str(hello.session).encode(), hello.nonce, hub_nonce)
-    message = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    return hmac.new(token, message, hashlib.sha256).digest()
+    """What only who has the token can say of these two nonces."""
+    return keyed_proof(
+        token, side.encode(), hello.host.encode(), str(hello.session).encode(), hello.nonce, hub_nonce
+    )

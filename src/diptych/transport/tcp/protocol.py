@@ -13,14 +13,13 @@ names; nothing is served before. Lengths are bounded before anything is read for
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
 
 import msgspec
 
 from diptych.transport.claims import CAPABILITY_BYTES
 from diptych.wire.errors import UNDECODABLE
+from diptych.wire.proofs import keyed_proof
 
 __all__ = [
     "GREETING_BYTES_MAX",
@@ -129,9 +128,7 @@ def decode_greeting(body: bytes) -> Greeting:
 
 def proof(key: bytes, side: bytes, reader: Greeting, owner_worker: str, owner_nonce: bytes) -> bytes:
     """What only who has the key can say of these two greetings."""
-    parts = (side, reader.worker.encode(), owner_worker.encode(), reader.nonce, owner_nonce)
-    message = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    return hmac.new(key, message, hashlib.sha256).digest()
+    return keyed_proof(key, side, reader.worker.encode(), owner_worker.encode(), reader.nonce, owner_nonce)
 
 
 def encode_request(request: Request) -> bytes:
