@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
@@ -155,6 +156,29 @@ def test_a_ticket_must_be_one_and_be_the_senders(formats) -> None:
             reader.port.heard("owner@1", fact, ticket[:-1])
         with pytest.raises(MalformedMessage, match=r"owner@1"):
             reader.port.heard("thief@1", fact, ticket)
+        return owner, reader
+
+    run(story)
+
+
+def test_a_partner_that_is_gone_leaves_nothing_behind(formats) -> None:
+    async def story():
+        owner, reader = await meet(formats[0], formats[0])
+        before = threading.active_count()
+        first, ticket = offer(owner, reader, 1, (3,))
+        reader.port.heard("owner@1", first, ticket)
+        reader.port.perform(pull(owner, 1, (3,), (0,)))
+        assert (await reader.pulled()).failure == ""
+        second, ticket = offer(owner, reader, 2, (3,))
+        reader.port.heard("owner@1", second, ticket)
+        reader.port.forget("owner@1")
+        reader.port.perform(pull(owner, 2, (3,), (0,)))
+        assert "ticket" in (await reader.pulled()).failure
+        for _ in range(100):
+            if threading.active_count() <= before:
+                break
+            await asyncio.sleep(0.05)
+        assert threading.active_count() <= before, "threads wait for a source that is gone"
         return owner, reader
 
     run(story)

@@ -90,6 +90,12 @@ class PagePort:
         if isinstance(fact, PullEnded):
             self._tickets.pop((to, fact.claim), None)
 
+    def forget(self, worker: Incarnation) -> None:
+        """A partner is gone: nothing is kept for it."""
+        self.transport.forget(worker)
+        for name in [name for name in self._tickets if name[0] == worker]:
+            del self._tickets[name]
+
     def _pull(self, action: PullPages) -> None:
         name = (action.source, action.claim)
         self._pulls[name] = (action.request, action.attempt)

@@ -160,6 +160,8 @@ class WorkerProcess:
             self._driver.feed(ControlLost())
         elif why != REPLACED:
             self._link.send(ConnectionCut(peer=peer))
+            if self._pages is not None:
+                self._pages.forget(peer)
 
     def _post(self, fact: StepsRan) -> None:
         self._loop.call_soon_threadsafe(self._driver.feed, fact)

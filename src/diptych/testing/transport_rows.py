@@ -184,6 +184,22 @@ def a_cancelled_copy_is_answered_once(bench: TransportBench) -> None:
     assert not reader.completed(), "answers: one order was answered twice"
 
 
+def a_forgotten_owner_is_let_go(bench: TransportBench) -> None:
+    """Each of its orders is answered once, and whoever serves there afterwards is met anew."""
+    owner, reader = bench.end("owner@1"), bench.end("reader@1")
+    targets = bench.pages(120)
+    for number in range(12):
+        into = targets[number * 10 : number * 10 + 10]
+        reader.pull(bench.order(owner, "reader@1", bench.pages(10), into))
+    reader.forget("owner@1")
+    reader.forget("nobody@1")
+    bench.wait(reader, 12)
+    assert not reader.reports(), "report: the owner is forgotten"
+    reader.pull(bench.order(owner, "reader@1", [3], [4]))
+    (done,) = bench.wait(reader, 1)
+    assert not done.failure, f"copy after a new meeting: {done.failure}"
+
+
 def an_impossible_pair_is_refused(bench: TransportBench) -> None:
     """With the words of whoever compared the formats, before a byte is written."""
     owner = bench.end("owner@1")
@@ -215,6 +231,7 @@ TRANSPORT_PROPERTIES: tuple[Callable[[TransportBench], None], ...] = (
     another_incarnation_is_not_taken_for_it,
     a_dead_owner_is_noticed,
     a_cancelled_copy_is_answered_once,
+    a_forgotten_owner_is_let_go,
     an_impossible_pair_is_refused,
     it_says_what_it_is,
 )

@@ -124,6 +124,11 @@ class Transport(Protocol):
         """Stops a copy soon; its `PullDone` says `cancelled`. One that is over is no error."""
         ...
 
+    def forget(self, worker: str) -> None:
+        """The source is dead: what is open with it fails, and nothing is kept for it. A stranger is no
+        error."""
+        ...
+
     def fileno(self) -> int:
         """Readable while `completed` has something to tell."""
         ...

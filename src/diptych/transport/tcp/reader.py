@@ -73,11 +73,15 @@ class Reader:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Its threads end soon; what they have in hand fails."""
         self._closed = True
         self.queue.close()
         for stream in list(self._streams):
             stream.close()
+
+    def close(self) -> None:
+        self.stop()
         for thread in self._threads:
             thread.join()
 

@@ -81,10 +81,11 @@ class TcpTransport:
             reader.queue.cancel(claim)
 
     def forget(self, worker: str) -> None:
-        """The source's incarnation is dead: its streams end."""
         reader = self._readers.pop(worker, None)
         if reader is not None:
-            reader.close()
+            # Not waited for: the caller has others to serve, and a dead source may still be dialled.
+            reader.queue.fail_all("the source is gone")
+            reader.stop()
 
     def fileno(self) -> int:
         return self._event
