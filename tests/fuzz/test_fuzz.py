@@ -16,4 +16,4 @@ def test_altered_bytes_are_taken_or_refused_and_nothing_else(parser: Parser) -> 
 @pytest.mark.parametrize("parser", parsers(), ids=lambda parser: parser.name)
 def test_the_samples_are_well_formed(parser: Parser) -> None:
     for sample in parser.samples:
-        parser.parse(sample)
+        assert parser.parse(sample) is not None

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_harness import Fleet, Stream, descendants, eventually, fleet, is_alive
+from agent_harness import Agent
+from fleet_harness import Fleet, Stream, eventually, fleet, is_alive
 
 HERE, THERE, PREFIX = "10.213.77.1", "10.213.77.2", 30
 SPACE, NEAR, FAR = f"diptych{os.getpid()}", f"dip{os.getpid()}a", f"dip{os.getpid()}b"
@@ -81,30 +80,10 @@ class Link:
         subprocess.run(["ip", "netns", "del", SPACE], check=False, capture_output=True)
 
 
-class Agent:
-    """`diptych worker` on the other host."""
-
-    def __init__(self, port: int, folder: Path, *arguments: str) -> None:
-        command = ["ip", "netns", "exec", SPACE, sys.executable, "-m", "diptych.cli", "worker"]
-        command += ["--join", f"{HERE}:{port}", "--address", THERE, "--name", "east", "--pool-mib", "256"]
-        command += ["--token-file", str(folder / "token"), "--certs", str(folder), *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.pid = self._process.pid
-        self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        self.lines += [line.rstrip() for line in self._process.stdout]
-
-    def kill(self) -> set[int]:
-        """With everything below it, as when the machine loses its power."""
-        below = descendants(self.pid)
-        for pid in (self.pid, *below):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        return below
+def join(port: int, folder: Path, *arguments: str) -> Agent:
+    fleet_at = ("--join", f"{HERE}:{port}", "--token-file", str(folder / "token"), "--certs", str(folder))
+    worker = ("--address", THERE, "--name", "east", "--pool-mib", "256")
+    return Agent(*fleet_at, *worker, *arguments, within=("ip", "netns", "exec", SPACE))
 
 
 @pytest.fixture
@@ -128,7 +107,7 @@ def two_hosts(folder: Path, here: tuple[str, ...], there: tuple[str, ...]) -> It
     listen = ("--listen", f"{HERE}:0", "--token-file", str(folder / "token"), "--certs", str(folder))
     with fleet(*here, *listen, "--pool-mib", "256", "--exact-wait", "60") as running:
         text = eventually(lambda: running.texts("other hosts join at"), "the fleet listens")[0]
-        agent = Agent(int(text.rpartition(":")[2]), folder, *there)
+        agent = join(int(text.rpartition(":")[2]), folder, *there)
         try:
             eventually(lambda: running.all_ready(2), f"both hosts serve; {agent.lines}", 90.0)
             yield running, agent

@@ -322,3 +322,14 @@ def fleet(
         yield running.wait_ready()
     finally:
         running.stop()
+
+
+@contextlib.contextmanager
+def whole(running: Fleet) -> Iterator[Fleet]:
+    """The fleet with both workers ready and all pages at home, before and after."""
+    running.wait_all_ready()
+    total = running.pool_total()
+    yield running
+    running.wait_all_ready()
+    running.wait_pages_home()
+    eventually(lambda: running.pool_total() == total, f"a pool of {total} pages")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from death_checks import SEEDED, check_equal, undisturbed
-from fleet_harness import Fleet, eventually, fleet
+from fleet_harness import Fleet, eventually, fleet, whole
 from socket_cutting import cut
 
 PROMPT = "a hinge that opens by itself is no hinge " * 6
@@ -22,12 +22,8 @@ def running() -> Iterator[Fleet]:
 
 @pytest.fixture
 def healthy(running: Fleet) -> Iterator[Fleet]:
-    running.wait_all_ready()
-    total = running.pool_total()
-    yield running
-    running.wait_all_ready()
-    running.wait_pages_home()
-    eventually(lambda: running.pool_total() == total, f"a pool of {total} pages")
+    with whole(running):
+        yield running
 
 
 def pid_of(running: Fleet, name: str) -> int:

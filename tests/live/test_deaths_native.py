@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from death_checks import KINDS, SEEDED, check_death, check_equal, check_whole, undisturbed
-from fleet_harness import Fleet, eventually, fleet
+from fleet_harness import Fleet, fleet, whole
 
 pytestmark = pytest.mark.model
 
@@ -27,12 +27,8 @@ def running() -> Iterator[Fleet]:
 
 @pytest.fixture
 def healthy(running: Fleet) -> Iterator[Fleet]:
-    running.wait_all_ready()
-    total = running.pool_total()
-    yield running
-    running.wait_all_ready()
-    running.wait_pages_home()
-    eventually(lambda: running.pool_total() == total, f"a pool of {total} pages")
+    with whole(running):
+        yield running
 
 
 def body(salt: str, **fields: Any) -> dict[str, Any]:

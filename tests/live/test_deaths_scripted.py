@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from death_checks import KINDS, SEEDED, check_death, check_equal, check_whole, undisturbed
-from fleet_harness import Fleet, eventually, fleet, is_alive
+from fleet_harness import Fleet, fleet, is_alive, whole
 
 PROMPT = "once upon a time there were two panels on one hinge and nobody could say " * 4
 TOKENS = 60
@@ -28,13 +28,8 @@ def running() -> Iterator[Fleet]:
 
 @pytest.fixture
 def healthy(running: Fleet) -> Iterator[Fleet]:
-    """The fleet with both workers ready and all pages at home, before and after."""
-    running.wait_all_ready()
-    total = running.pool_total()
-    yield running
-    running.wait_all_ready()
-    running.wait_pages_home()
-    eventually(lambda: running.pool_total() == total, f"a pool of {total} pages")
+    with whole(running):
+        yield running
 
 
 def body(salt: str, **fields: Any) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_harness import Agent
 from fleet_harness import Fleet, Stream, descendants, eventually, fleet, is_alive
 
 TOKEN = "a token that is long enough\n"
@@ -21,40 +20,11 @@ SLOW = ("--option", "step_ns=20000000")
 """A worker's streams last long enough to be cut."""
 
 
-class Agent:
-    """A running `diptych worker`."""
-
-    def __init__(self, port: int, token: Path, *arguments: str, name: str = "east") -> None:
-        self.lines: list[str] = []
-        command = [sys.executable, "-m", "diptych.cli", "worker", "--join", f"127.0.0.1:{port}"]
-        command += ["--token-file", str(token), "--name", name, "--engine", "scripted:narrow"]
-        # Prompts are dear there, so that they are computed on the other host.
-        command += ["--option", "prompt_token_ns=2000000", *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.pid = self._process.pid
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line.rstrip())
-
-    def said(self, text: str) -> bool:
-        return any(text in line for line in self.lines)
-
-    def wait(self) -> int:
-        return self._process.wait(timeout=60)
-
-    def end(self) -> None:
-        family = descendants(self.pid)
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=20)
-        for pid in (self.pid, *family):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+def join(port: int, token: Path, *arguments: str) -> Agent:
+    """A host called east; prompts are dear there, so that they are computed on the other one."""
+    fleet_at = ("--join", f"127.0.0.1:{port}", "--token-file", str(token))
+    worker = ("--name", "east", "--engine", "scripted:narrow", "--option", "prompt_token_ns=2000000")
+    return Agent(*fleet_at, *worker, *arguments)
 
 
 class Hole:
@@ -135,7 +105,7 @@ def stream(running: Fleet, tokens: int = 24, **body: object) -> Stream:
 
 def test_pages_and_streams_cross_between_two_hosts(token: Path, agents: list[Agent]) -> None:
     with open_fleet(token) as (running, port):
-        agents.append(Agent(port, token))
+        agents.append(join(port, token))
         running.wait_all_ready(2)
         one = stream(running).result()
         trace = running.trace(one.request_id)
@@ -148,7 +118,7 @@ def test_pages_and_streams_cross_between_two_hosts(token: Path, agents: list[Age
 
 def test_a_host_that_dies_in_a_stream_is_missed_and_welcome_again(token: Path, agents: list[Agent]) -> None:
     with open_fleet(token, "--exact-wait", "0", "--lease", "1") as (running, port):
-        agents.append(Agent(port, token, *SLOW))
+        agents.append(join(port, token, *SLOW))
         running.wait_all_ready(2)
         undisturbed = stream(running, 60, seed=7).result()
         broken = stream(running, 60, seed=7)
@@ -159,7 +129,7 @@ def test_a_host_that_dies_in_a_stream_is_missed_and_welcome_again(token: Path, a
         assert broken.result().usage is not None
         assert broken.usage["completion_tokens"] == undisturbed.usage["completion_tokens"] == 60
         eventually(lambda: not any(map(is_alive, below)), "the agent's workers end with it")
-        agents.append(Agent(port, token, *SLOW))
+        agents.append(join(port, token, *SLOW))
         running.wait_all_ready(2)
         assert running.worker("east-decode-0")["epoch"] > 1001
         running.wait_pages_home()
@@ -168,7 +138,7 @@ def test_a_host_that_dies_in_a_stream_is_missed_and_welcome_again(token: Path, a
 def test_a_short_cut_of_the_link_is_no_event(token: Path, agents: list[Agent]) -> None:
     with open_fleet(token, "--lease", "10") as (running, port):
         hole = Hole(port)
-        agents.append(Agent(hole.port, token, *SLOW))
+        agents.append(join(hole.port, token, *SLOW))
         running.wait_all_ready(2)
         undisturbed = stream(running, 60, seed=7).result()
         cut = stream(running, 60, seed=7)
@@ -187,7 +157,7 @@ def test_a_host_that_was_away_for_too_long_reaps_its_workers_and_joins_anew(
 ) -> None:
     with open_fleet(token, "--lease", "1", "--exact-wait", "0") as (running, port):
         hole = Hole(port)
-        agents.append(Agent(hole.port, token))
+        agents.append(join(hole.port, token))
         running.wait_all_ready(2)
         former = descendants(agents[0].pid)
         hole.cut()
@@ -201,7 +171,7 @@ def test_a_host_that_was_away_for_too_long_reaps_its_workers_and_joins_anew(
 
 def test_control_may_restart_while_a_stream_crosses(token: Path, agents: list[Agent]) -> None:
     with open_fleet(token) as (running, port):
-        agents.append(Agent(port, token, *SLOW))
+        agents.append(join(port, token, *SLOW))
         running.wait_all_ready(2)
         undisturbed = stream(running, 60, seed=7).result()
         one = stream(running, 60, seed=7)
@@ -217,7 +187,7 @@ def test_who_has_another_token_is_turned_away(token: Path, tmp_path: Path, agent
     other = tmp_path / "other"
     other.write_text("quite another token, as long\n")
     with open_fleet(token) as (running, port):
-        agents.append(Agent(port, other))
+        agents.append(join(port, other))
         assert agents[0].wait() == 1
         assert agents[0].said("token")
         assert len(running.status()["workers"]) == 1
@@ -233,9 +203,9 @@ def test_garbage_at_the_door_for_hosts_hurts_nobody(token: Path) -> None:
 
 def test_a_second_host_of_the_same_name_is_turned_away(token: Path, agents: list[Agent]) -> None:
     with open_fleet(token) as (running, port):
-        agents.append(Agent(port, token))
+        agents.append(join(port, token))
         running.wait_all_ready(2)
-        agents.append(Agent(port, token))
+        agents.append(join(port, token))
         assert agents[1].wait() == 1
         assert agents[1].said("name")
         assert running.all_ready(2)
